@@ -1,0 +1,27 @@
+# On a fresh machine: `make demo` runs the main job on simulated phones, `make test` the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/.installed
+	@$(BIN)/prefect-tikmatrix demo
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+check: .venv/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+
+# The versions in constraints.txt were tested together; newer ones may not work (see pyproject.toml).
+.venv/.installed: pyproject.toml constraints.txt
+	@echo "Setting up .venv (once, about a minute) ..."
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed; name it with PYTHON=...')"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

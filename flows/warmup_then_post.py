@@ -1,0 +1,180 @@
+"""Warm phones up, and let each publish as soon as its own warm-up is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from tikmatrix_tasks import (
+    AccountWarmup,
+    Batch,
+    JobReport,
+    Outcome,
+    Post,
+    Report,
+    SubmissionInDoubt,
+    TikMatrix,
+    TikMatrixError,
+    as_ended,
+    check_license,
+    conclude,
+    count_of,
+    plan_jobs,
+    report_of,
+    submit_jobs,
+    wait_for_each,
+)
+
+
+def _run_name() -> str:
+    parameters = flow_run.parameters
+    if parameters.get("usernames"):
+        return f"warm up, then post: {count_of(len(parameters['usernames']), 'account')}"
+    return f"warm up, then post: {count_of(len(parameters.get('serials') or ()), 'phone')}"
+
+
+@flow(name="warmup-then-post", flow_run_name=_run_name)
+def warmup_then_post(
+    serials: Annotated[
+        list[str] | None, Field(title="Phones", description="Serials of the phones.")
+    ] = None,
+    usernames: Annotated[
+        list[str] | None, Field(title="Accounts", description="Accounts, instead of phones.")
+    ] = None,
+    warmup: AccountWarmup = AccountWarmup(),  # noqa: B008 (frozen)
+    post: Post = Post(),  # noqa: B008 (frozen)
+    post_when: Annotated[
+        Literal["each", "all"],
+        Field(
+            title="Post when",
+            description="each: a phone posts as soon as its own warm-up completed; all: only when "
+            "all did.",
+        ),
+    ] = "each",
+    tikmatrix: TikMatrix | None = None,
+    start_time: Annotated[
+        str | None,
+        Field(description="When warm-ups start, HH:MM on the TikMatrix machine's clock."),
+    ] = None,
+    enable_multi_account: Annotated[
+        bool, Field(description="Run for every account of each phone, not only its current one.")
+    ] = False,
+    timeout_seconds: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="How long each warm-up, and then each post, is waited for, in seconds; "
+            "4 hours unless set.",
+        ),
+    ] = None,
+    on_timeout: Annotated[
+        Literal["stop", "leave"],
+        Field(description="Whether jobs that are still open after that are stopped."),
+    ] = "stop",
+    success: Annotated[
+        Literal["any", "all"],
+        Field(description="Whether the run counts as failed unless any phone, or all, posted."),
+    ] = "any",
+    max_jobs: Annotated[
+        int | None,
+        Field(ge=1, description="Refuse to create more jobs at once; 200 unless set."),
+    ] = None,
+    dry_run: Annotated[bool, Field(description="Check and show the plan, send nothing.")] = False,
+) -> Report:
+    """Warm up phones and publish on each whose warm-up completed.
+
+    A phone whose warm-up failed does not post. The run's state tells how many posted and, for each
+    other phone, why not. Phones or accounts: name one of the two.
+    """
+    options: dict[str, Any] = {
+        "enable_multi_account": enable_multi_account,
+        "max_jobs": max_jobs,
+        "tikmatrix": tikmatrix,
+    }
+    patience: dict[str, Any] = {
+        "timeout_seconds": timeout_seconds,
+        "on_timeout": on_timeout,
+        "tikmatrix": tikmatrix,
+    }
+    plan = plan_jobs(warmup, serials=serials, usernames=usernames, start_time=start_time, **options)
+    plan_jobs(post, serials=serials, usernames=usernames, **options)
+    if dry_run:
+        sentence = f"dry run: {plan}, then post where it completed; nothing was sent"
+        return conclude(Report(), sentence, failed=False)
+
+    def publish(owners: Sequence[str], after: list[PrefectFuture[Report]]) -> Report:
+        """Submit posts and begin to wait for them; tell what could not be submitted."""
+        named: dict[str, Any] = {"usernames" if usernames else "serials": list(owners)}
+        try:
+            batch = submit_jobs(post, **named, **options, wait_for=after)
+        except TikMatrixError as err:
+            in_doubt = isinstance(err, SubmissionInDoubt)
+            outcome = Outcome.UNKNOWN if in_doubt else Outcome.NOT_CREATED
+            return _posts_that(outcome, owners, str(err))
+        posting.update(wait_for_each(batch, "post on {owner}", **patience))
+        return _posts_that(Outcome.NOT_CREATED, _left_out(batch, posting), "TikMatrix made no job")
+
+    check_license(tikmatrix)
+    warmups = submit_jobs(
+        warmup, serials=serials, usernames=usernames, start_time=start_time, **options
+    )
+    warming = wait_for_each(warmups, "warm up {owner}", **patience)
+    posting: dict[PrefectFuture[Report], Batch] = {}
+    report = _posts_that(Outcome.NOT_STARTED, _left_out(warmups, warming), "no warm-up was created")
+    ready: list[str] = []
+    for wait in as_ended(warming):
+        owners, warmed = warming[wait].owners, report_of(wait, warming[wait])
+        report += warmed
+        if not warmed.ok:
+            report += _posts_that(Outcome.NOT_STARTED, owners, _what_went_wrong(warmed))
+        elif post_when == "each":
+            report += publish(owners, after=[wait])
+        else:
+            ready += owners
+    if len(ready) == len(plan.owners):
+        report += publish(ready, after=list(warming))
+    else:
+        report += _posts_that(Outcome.NOT_STARTED, ready, "another warm-up did not complete")
+    for wait in as_ended(posting):
+        report += report_of(wait, posting[wait])
+
+    posts = Report(jobs=tuple(job for job in report.jobs if job.script_name == post.name))
+    unknown = any(job.outcome is Outcome.UNKNOWN for job in report.jobs)
+    failed = unknown or not posts.completed or (success == "all" and not posts.ok)
+    return conclude(report, _sentence(posts, bool(usernames)), failed=failed)
+
+
+def _left_out(batch: Batch, waits: Mapping[PrefectFuture[Report], Batch]) -> list[str]:
+    """The owners of a batch for whom TikMatrix created no job."""
+    waited_for = {owner for part in waits.values() for owner in part.owners}
+    return [owner for owner in batch.owners if owner not in waited_for]
+
+
+def _posts_that(outcome: Outcome, owners: Sequence[str], why: str) -> Report:
+    return Report(
+        jobs=tuple(
+            JobReport(script_name=Post.script_name, outcome=outcome, owner=owner, remark=why)
+            for owner in owners
+        )
+    )
+
+
+def _what_went_wrong(warmed: Report) -> str:
+    job = warmed.not_completed[0]
+    return f"warm-up {job.outcome.value}" + (f" ({job.remark})" if job.remark else "")
+
+
+def _sentence(posts: Report, by_account: bool) -> str:
+    """`5 of 6 phones posted; phone-4: warm-up failed (element not found)`."""
+    everyone = count_of(len(posts.jobs), "account" if by_account else "phone")
+    reasons = [
+        f"{job.owner or f'job {job.job_id}'}: "
+        + (job.remark or "" if job.job_id is None else f"post {job.outcome.value} ({job.remark})")
+        for job in posts.not_completed
+    ]
+    return "; ".join([f"{len(posts.completed)} of {everyone} posted", *reasons])

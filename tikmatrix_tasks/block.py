@@ -1,0 +1,121 @@
+"""The Prefect block that says where TikMatrix listens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
+from prefect.types import SecretDict
+from pydantic import AfterValidator, Field, HttpUrl
+
+from tikmatrix_tasks.client import TikMatrixClient, normalized_base_url
+from tikmatrix_tasks.errors import InvalidRequest
+from tikmatrix_tasks.settings import TikMatrixSettings
+
+BaseUrl = Annotated[str, AfterValidator(normalized_base_url)]
+
+
+class TikMatrix(Block):
+    """
+    One TikMatrix: the address of its Local API and how patiently to talk to it.
+
+    A field that is left empty takes the setting `PREFECT_INTEGRATIONS_TIKMATRIX_...`, and that its
+    default.
+
+    Example:
+        Load a stored block and run a job with it:
+        ```python
+        from tikmatrix_tasks import Post, TikMatrix, run_script
+
+        tikmatrix = TikMatrix.load("BLOCK_NAME")
+        run_script(Post(captions="Hi"), serials=["phone-1"], tikmatrix=tikmatrix)
+        ```
+    """
+
+    _block_type_name: ClassVar[str | None] = "TikMatrix"
+    _block_type_slug: ClassVar[str | None] = "tikmatrix"
+    _documentation_url: ClassVar[HttpUrl | None] = HttpUrl(
+        "https://tikmatrix.com/docs/api/local-api"
+    )
+    _logo_url: ClassVar[HttpUrl | None] = None
+
+    base_url: BaseUrl | None = Field(
+        default=None,
+        title="Base URL",
+        description="The Local API's address, such as http://localhost:50809/api/v1.",
+    )
+    timeout_seconds: float | None = Field(
+        default=None, gt=0, description="Time-out of one request, in seconds."
+    )
+    headers: SecretDict | None = Field(
+        default=None,
+        description="Headers to send with every request, for a proxy that asks for them.",
+    )
+    verify_tls: bool = Field(
+        default=True,
+        title="Verify TLS",
+        description="Whether the certificate is checked when the address is https.",
+    )
+    poll_interval_seconds: float | None = Field(
+        default=None, gt=0, description="The shortest time between two looks at jobs, in seconds."
+    )
+    max_poll_interval_seconds: float | None = Field(
+        default=None, gt=0, description="The longest time between two looks at jobs, in seconds."
+    )
+    failure_grace_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        description="How long Auto Retry may still revive a failed job, in seconds; 0 where Auto "
+        "Retry is off.",
+    )
+    outage_budget_seconds: float | None = Field(
+        default=None, ge=0, description="How long a wait puts up with no answer, in seconds."
+    )
+    max_jobs: int | None = Field(
+        default=None, ge=1, description="The most jobs that one submission may create."
+    )
+
+    @property
+    def settings(self) -> TikMatrixSettings:
+        """This block's fields, and for those left empty the settings."""
+        names = TikMatrixSettings.model_fields
+        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return TikMatrixSettings(**own)
+
+    @property
+    def connection(self) -> tuple[object, ...]:
+        """What two blocks that lead to the same TikMatrix in the same way have in common."""
+        headers = self.headers.get_secret_value() if self.headers else {}
+        settings = self.settings
+        return (
+            settings.base_url,
+            settings.timeout_seconds,
+            self.verify_tls,
+            tuple(sorted(headers.items())),
+        )
+
+    def get_client(self) -> TikMatrixClient:
+        """A client of this TikMatrix. Close it, or use it with `async with`.
+
+        Secrets that a script names are read from Prefect's Secret blocks when they are sent.
+        """
+        settings = self.settings
+        headers: dict[str, Any] = self.headers.get_secret_value() if self.headers else {}
+        return TikMatrixClient(
+            settings.base_url,
+            timeout_seconds=settings.timeout_seconds,
+            headers={name: str(value) for name, value in headers.items()},
+            verify_tls=self.verify_tls,
+            read_secret=_read_secret_block,
+        )
+
+
+async def _read_secret_block(name: str) -> str:
+    try:
+        secret: Secret[str] = await Secret.aload(name)
+    except ValueError:  # what Prefect raises for a block it does not know
+        raise InvalidRequest(
+            "api_key_block", f"there is no Prefect Secret block named {name!r}"
+        ) from None
+    return str(secret.get())

@@ -1,0 +1,46 @@
+"""The command `prefect-tikmatrix`: demo, simulate, check."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tikmatrix_tasks.check import run_check
+from tikmatrix_tasks.demo import run_demo
+from tikmatrix_tasks.simulator import command as simulate
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns its exit code: 0 when all is well."""
+    parser = argparse.ArgumentParser(
+        prog="prefect-tikmatrix",
+        description="Prefect tasks and flows for TikMatrix.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="run the main job on simulated phones")
+    demo.add_argument(
+        "--ui", action="store_true", help="keep the Prefect server up and open its UI"
+    )
+
+    simulator = commands.add_parser(
+        "simulate", help="serve a stand-in TikMatrix, for trying things without phones"
+    )
+    simulate.add_arguments(simulator)
+
+    check = commands.add_parser("check", help="is everything there that a run needs?")
+    where = check.add_mutually_exclusive_group()
+    where.add_argument("--base-url", help="address of TikMatrix's Local API")
+    where.add_argument("--block", help="name of a stored TikMatrix block")
+
+    given = parser.parse_args(arguments)
+    if given.command == "demo":
+        return run_demo(ui=given.ui)
+    if given.command == "simulate":
+        return simulate.run(given)
+    return run_check(base_url=given.base_url, block_name=given.block)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""A Prefect server of our own on loopback, for the demo and the tests: started, used, ended."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+START_SECONDS = 90.0  # it starts in about 8 s; a busy machine takes longer
+
+
+def quiet_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
+    """The environment without the user's own Prefect settings, and with its home in `home`."""
+    kept = {name: value for name, value in environment.items() if not name.startswith("PREFECT_")}
+    return kept | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # it would report to the internet
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    }
+
+
+@contextmanager
+def prefect_server(environment: Mapping[str, str], home: Path) -> Iterator[str]:
+    """Serve Prefect's API and UI on a free port, and yield the address without `/api`.
+
+    It is uvicorn itself, not `prefect server start`: ending that on Windows leaves uvicorn behind.
+    """
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    log = home / "server.log"
+    command = [sys.executable, "-m", "uvicorn", "--factory", "--log-level", "error"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["prefect.server.api.server:create_app"]
+    with log.open("wb") as output:
+        server = subprocess.Popen(  # noqa: S603 (this interpreter, fixed arguments)
+            command,
+            env={**environment, "PREFECT_UI_API_URL": f"{address}/api"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _until_healthy(server, address, log)
+            yield address
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _until_healthy(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            answer = httpx.get(f"{address}/api/health", timeout=2, trust_env=False)
+        except httpx.HTTPError:
+            time.sleep(0.2)
+            continue
+        if answer.status_code == 200:
+            return
+    last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+    raise RuntimeError(f"Prefect's server did not start; its log ends with:\n{last}")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

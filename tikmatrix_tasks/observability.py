@@ -1,0 +1,61 @@
+"""What a person reads of a run: its sentence, its final state."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed
+
+from tikmatrix_tasks.errors import EndedBadly, JobsFailed, TikMatrixError
+from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
+
+
+def count_of(number: int, thing: str) -> str:
+    """`1 phone`, `2 phones`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def report_of(wait: PrefectFuture[Report], batch: Batch) -> Report:
+    """What a submitted `wait_for_jobs` came to, also where it ended badly.
+
+    Where not even a report is known, each job of the batch counts as unknown, and why.
+    """
+    try:
+        return wait.result()
+    except EndedBadly as ended:
+        return ended.report
+    except TikMatrixError as err:
+        return unknown_report(batch, err)
+
+
+def unknown_report(batch: Batch, why: TikMatrixError) -> Report:
+    """Each job of a batch as unknown, with what was seen last as the remark."""
+    owner = batch.owners[0] if len(batch.owners) == 1 else None
+    return Report(
+        jobs=tuple(
+            JobReport(
+                job_id=job_id,
+                script_name=batch.script_name,
+                outcome=Outcome.UNKNOWN,
+                owner=owner,
+                remark=str(why),
+            )
+            for job_id in batch.job_ids
+        )
+    )
+
+
+def conclude(report: Report, sentence: str, *, failed: bool) -> Report:
+    """End a flow run: its state shows the sentence, and its result is the report.
+
+    Return what this returns. Prefect unwraps it: the caller of the flow gets the report, or
+    `JobsFailed` with the report when the run failed.
+    """
+    state: State[Any] = (
+        Failed(message=sentence, data=JobsFailed(sentence, report))
+        if failed
+        else Completed(message=sentence, data=report)
+    )
+    return cast("Report", state)

@@ -1,0 +1,585 @@
+"""The Prefect tasks. Each has an asynchronous twin with an `a` in front; the logic is written once.
+
+Every task takes `tikmatrix`, a block; None means the settings
+`PREFECT_INTEGRATIONS_TIKMATRIX_...`, and those default to `http://localhost:50809/api/v1`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from functools import wraps
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from prefect import Task, get_run_logger, task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.futures import PrefectFuture
+
+from tikmatrix_tasks import rows, stopping, submission, waiting
+from tikmatrix_tasks.background import BLOCKED_SECONDS, run_awaiting, run_blocking
+from tikmatrix_tasks.block import TikMatrix
+from tikmatrix_tasks.client import TikMatrixClient
+from tikmatrix_tasks.errors import (
+    BadRequestError,
+    InvalidRequest,
+    JobsFailed,
+    JobsNotIdentified,
+    OverloadedError,
+    TikMatrixError,
+    WaitTimedOut,
+)
+from tikmatrix_tasks.job_request import JobRequest
+from tikmatrix_tasks.jobs import (
+    Account,
+    Batch,
+    Job,
+    JobStatus,
+    License,
+    Report,
+    Stats,
+)
+from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, Call, is_in_doubt, may_retry
+from tikmatrix_tasks.scripts import Script
+from tikmatrix_tasks.submission_keys import submission_key
+from tikmatrix_tasks.watcher import Watcher, shared_watcher
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Jobs = Batch | Sequence[int]
+RetryCondition = Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+
+DEFAULT_WAIT_SECONDS = 4 * 3600.0
+"""How long `wait_for_jobs` waits unless told; a `start_time` adds up to a day."""
+DAY_SECONDS = 24 * 3600.0
+
+
+def _retry_on(call: Call) -> RetryCondition:
+    # A plain function that reads `state.data`: Prefect never calls a partial or a callable object,
+    # and `state.result()` gives a coroutine in an asynchronous task (seen with Prefect 3.8).
+    def condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+        return may_retry(state.data, call)
+
+    return condition
+
+
+def _twins(
+    name: str, logic: Callable[P, Coroutine[Any, Any, R]], **options: Any
+) -> tuple[Task[P, R], Task[P, Coroutine[Any, Any, R]]]:
+    """Make of one coroutine function a Prefect task that blocks and one that is awaited."""
+
+    @wraps(logic)
+    async def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await logic(*args, **kwargs)
+        except OverloadedError as err:
+            if err.retry_after_seconds and _may_run_again():
+                await asyncio.sleep(min(err.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS))
+            raise  # Prefect tries again, if at all, after its own delay
+
+    @wraps(logic)
+    def blocking(*args: P.args, **kwargs: P.kwargs) -> R:
+        return run_blocking(patient(*args, **kwargs))
+
+    @wraps(logic)
+    async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await run_awaiting(patient(*args, **kwargs))
+
+    blocking.__name__, awaited.__name__ = name, f"a{name}"
+    return task(name=name, **options)(blocking), task(name=f"a{name}", **options)(awaited)
+
+
+def _may_run_again() -> bool:
+    context = TaskRunContext.get()
+    return context is not None and context.task_run.run_count <= context.task.retries
+
+
+_READS: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": [1, 5, 15],
+    "retry_jitter_factor": 0.2,
+    "retry_condition_fn": _retry_on("read"),
+}
+_REMOVES: dict[str, Any] = _READS | {"retry_condition_fn": _retry_on("remove")}
+_CREATES: dict[str, Any] = _READS | {"retry_condition_fn": _retry_on("create")}
+# A wait has its own patience, so nothing is tried again. Prefect logs a traceback for a failure
+# without retries, and none where a condition declined: a failed job is a result, not a bug.
+_NO_RETRIES: dict[str, Any] = {
+    "retries": 1,
+    "retry_condition_fn": lambda task, run, state: False,
+}
+
+
+async def _check_license(tikmatrix: TikMatrix | None = None) -> License:
+    """Ask TikMatrix which plan it runs under.
+
+    Raises:
+        PlanError: the plan has no API access (40301).
+        NotSentError: nothing listens at the address, after about 21 s of trying.
+    Source: TikMatrix docs, "Local API Overview", "Check API access".
+    """
+    async with _client(tikmatrix) as client:
+        return await client.check_license()
+
+
+check_license, acheck_license = _twins(
+    "check_license", _check_license, task_run_name="check licence", **_READS
+)
+
+
+async def _get_stats(tikmatrix: TikMatrix | None = None) -> Stats:
+    """Ask how many jobs TikMatrix keeps, by status; everybody's, not only this project's."""
+    async with _client(tikmatrix) as client:
+        return await client.get_stats()
+
+
+get_stats, aget_stats = _twins("get_stats", _get_stats, task_run_name="count jobs", **_READS)
+
+
+async def _list_jobs(
+    *,
+    status: JobStatus | None = None,
+    serial: str | None = None,
+    script_name: str | None = None,
+    source: Literal["ui", "api"] | None = None,
+    limit: int = 1000,
+    tikmatrix: TikMatrix | None = None,
+) -> list[Job]:
+    """List jobs that match, in TikMatrix's order. A log line says when `limit` cut the list."""
+    jobs: list[Job] = []
+    async with _client(tikmatrix) as client:
+        async for job in client.iter_jobs(
+            status=status, serial=serial, script_name=script_name, source=source
+        ):
+            if len(jobs) >= limit:
+                get_run_logger().warning("More than %d jobs match; the rest is left out.", limit)
+                break
+            jobs.append(job)
+    return jobs
+
+
+list_jobs, alist_jobs = _twins("list_jobs", _list_jobs, task_run_name="list jobs", **_READS)
+
+
+async def _list_accounts(
+    *,
+    platform: Literal["tiktok", "instagram"] | None = None,
+    device: str | None = None,
+    logined: bool | None = None,
+    disabled: bool | None = None,
+    tag: str | None = None,
+    tikmatrix: TikMatrix | None = None,
+) -> list[Account]:
+    """List the accounts that match. `device` is a phone's serial.
+
+    Raises:
+        HttpStatusError, NotFoundError: an older TikMatrix has no such endpoint.
+    """
+    async with _client(tikmatrix) as client:
+        return [
+            account
+            async for account in client.iter_accounts(
+                platform=platform, device=device, logined=logined, disabled=disabled, tag=tag
+            )
+        ]
+
+
+list_accounts, alist_accounts = _twins(
+    "list_accounts", _list_accounts, task_run_name="list accounts", **_READS
+)
+
+
+def plan_jobs(
+    script: Script,
+    *,
+    serials: Sequence[str] | None = None,
+    usernames: Sequence[str] | None = None,
+    enable_multi_account: bool = False,
+    start_time: str | None = None,
+    min_interval: int | None = None,
+    max_interval: int | None = None,
+    max_jobs: int | None = None,
+    tikmatrix: TikMatrix | None = None,
+) -> JobRequest:
+    """What `submit_jobs` would ask TikMatrix for, by the same arguments. Sends nothing.
+
+    Raises:
+        InvalidRequest: naming the field that TikMatrix would refuse, or `max_jobs`.
+    """
+    for field, names in (("serials", serials), ("usernames", usernames)):
+        if isinstance(names, str):
+            raise InvalidRequest(field, "must be a list, also of one")
+    request = JobRequest(
+        script,
+        serials=tuple(serials or ()),
+        usernames=tuple(usernames or ()),
+        enable_multi_account=enable_multi_account,
+        start_time=start_time,
+        min_interval=min_interval,
+        max_interval=max_interval,
+    )
+    allowed = max_jobs if max_jobs is not None else _block(tikmatrix).settings.max_jobs
+    request.refuse_above(allowed)
+    return request
+
+
+async def _submit_jobs(
+    script: Script,
+    *,
+    serials: Sequence[str] | None = None,
+    usernames: Sequence[str] | None = None,
+    enable_multi_account: bool = False,
+    start_time: str | None = None,
+    min_interval: int | None = None,
+    max_interval: int | None = None,
+    max_jobs: int | None = None,
+    tikmatrix: TikMatrix | None = None,
+) -> Batch:
+    """Create the jobs that run a script on phones (`serials`) or for accounts (`usernames`).
+
+    One job per phone or account; for follow, unfollow and comment one per phone and target. The
+    batch is kept by Prefect: a flow run that is retried, resumed or restarted after a crash gets
+    it back instead of creating the jobs again. `start_time` is "HH:MM" on the TikMatrix machine's
+    clock; `min_interval` and `max_interval` are minutes.
+
+    Raises:
+        InvalidRequest: a field that TikMatrix would refuse, or more than `max_jobs`; nothing sent.
+        SubmissionInDoubt: no readable answer came; the jobs may exist. Nothing is sent again.
+        PlanError, BadRequestError, ScriptNotSupported: TikMatrix refused (40301, 4000x).
+        NotSentError: nothing listens at the address, after about 21 s of trying.
+    Source: TikMatrix docs, "Task Management API", "Create Task".
+    """
+    request = plan_jobs(
+        script,
+        serials=serials,
+        usernames=usernames,
+        enable_multi_account=enable_multi_account,
+        start_time=start_time,
+        min_interval=min_interval,
+        max_interval=max_interval,
+        max_jobs=max_jobs,
+        tikmatrix=tikmatrix,
+    )
+    async with _client(tikmatrix) as client:
+        batch = await submission.submit(client, request)
+    ids = ", ".join(map(str, batch.job_ids))
+    get_run_logger().info("Submitted %s: jobs %s", request, ids or "none")
+    if batch.expected_jobs is not None and len(batch.job_ids) < batch.expected_jobs:
+        get_run_logger().warning(
+            "TikMatrix created %d of %d jobs", len(batch.job_ids), batch.expected_jobs
+        )
+    return batch
+
+
+def _planned(parameters: dict[str, Any]) -> JobRequest | None:
+    """The request of a `submit_jobs` run; None when it would be refused."""
+    try:
+        return plan_jobs(**parameters)
+    except InvalidRequest:
+        return None
+
+
+def _submission_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
+    request = _planned(parameters)
+    flow_context = FlowRunContext.get()
+    flow_run = flow_context.flow_run if flow_context else None
+    if request is None or flow_run is None:
+        return None  # outside a flow run there is nothing that could be retried as a whole
+    return submission_key(
+        flow_run_id=flow_run.id,
+        attempt=flow_run.run_count,
+        task_run_id=context.task_run.id,
+        base_url=_block(parameters["tikmatrix"]).settings.base_url,
+        fingerprint=request.fingerprint(),
+    )
+
+
+def _submission_name(parameters: dict[str, Any]) -> str:
+    return f"submit {_planned(parameters) or 'jobs'}"
+
+
+submit_jobs, asubmit_jobs = _twins(
+    "submit_jobs",
+    _submit_jobs,
+    task_run_name=_submission_name,
+    cache_key_fn=_submission_key,
+    persist_result=True,
+    result_serializer="json",
+    refresh_cache=False,  # a setting that refreshes all caches must not post twice
+    **_CREATES,
+)
+
+
+async def _split_batch(batch: Batch, *, tikmatrix: TikMatrix | None = None) -> dict[str, Batch]:
+    """Find out which of a batch's jobs belong to each phone, or with `usernames` to each account.
+
+    Raises:
+        JobsNotIdentified: TikMatrix's rows do not tell.
+    """
+    async with _client(tikmatrix) as client:
+        return await rows.split_by_owner(client, batch)
+
+
+split_batch, asplit_batch = _twins(
+    "split_batch", _split_batch, task_run_name="find each phone's jobs", **_READS
+)
+
+
+def _named_after_jobs(verb: str) -> Callable[[dict[str, Any]], str]:
+    def name(parameters: dict[str, Any]) -> str:
+        return f"{verb} {_as_batch(parameters['jobs'])}"
+
+    return name
+
+
+async def _wait_for_jobs(
+    jobs: Jobs,
+    *,
+    timeout_seconds: float | None = None,
+    on_timeout: Literal["stop", "leave"] = "stop",
+    fail_on: Literal["any", "all", "never"] = "any",
+    tikmatrix: TikMatrix | None = None,
+) -> Report:
+    """Wait until every job of a batch, or of a list of ids, has ended.
+
+    A poll that fails says nothing about a job. A failed job is final only after
+    `failure_grace_seconds`, because TikMatrix's Auto Retry may revive it until then.
+    `timeout_seconds` counts from here; by default 4 hours, and a day more with a `start_time`.
+    `on_timeout` tells whether the open jobs are then stopped or left running.
+
+    Raises:
+        JobsFailed: some jobs (`fail_on="any"`), or all of them (`"all"`), did not complete.
+        WaitTimedOut: the time was up.
+        TikMatrixUnreachable: no answer for longer than `outage_budget_seconds`; jobs may go on.
+        UnknownJobStatus: a job shows a status that nobody documented.
+        PlanError: the plan has no API access any more (40301).
+    All but the last two carry the `report`.
+    """
+    batch = _as_batch(jobs)
+    settings = _block(tikmatrix).settings
+    if timeout_seconds is None:
+        timeout_seconds = DEFAULT_WAIT_SECONDS + (DAY_SECONDS if batch.start_time else 0)
+    pace = waiting.Pace(
+        poll_interval_seconds=settings.poll_interval_seconds,
+        max_poll_interval_seconds=settings.max_poll_interval_seconds,
+        failure_grace_seconds=settings.failure_grace_seconds,
+        outage_budget_seconds=settings.outage_budget_seconds,
+    )
+    try:
+        report = await waiting.follow(
+            _watcher(tikmatrix),
+            batch,
+            pace,
+            timeout_seconds=timeout_seconds,
+            on_change=get_run_logger().info,
+        )
+    except WaitTimedOut as late:
+        ended = "were left running"
+        if on_timeout == "stop":
+            ended = await _stop_overdue(batch, tikmatrix)
+        raise WaitTimedOut(f"{late}; the open jobs {ended}", late.report) from late
+    if fail_on != "never" and not report.ok and (fail_on == "any" or not report.completed):
+        raise JobsFailed(str(report), report)
+    return report
+
+
+async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
+    """Stop what a wait has no more time for, and say how that went."""
+    async with _client(tikmatrix) as client:
+        try:
+            still_open = await stopping.stop(client, batch.job_ids)
+        except TikMatrixError as err:
+            return f"could not be stopped and may go on ({err})"
+    ids = ", ".join(map(str, still_open))
+    return f"were stopped, but {ids} still show as open" if ids else "were stopped"
+
+
+wait_for_jobs, await_for_jobs = _twins(
+    "wait_for_jobs",
+    _wait_for_jobs,
+    task_run_name=_named_after_jobs("wait for"),
+    **_NO_RETRIES,
+)
+
+
+def wait_for_each(
+    batch: Batch, run_name: str, **arguments: Any
+) -> dict[PrefectFuture[Report], Batch]:
+    """Submit a `wait_for_jobs` for each phone or account of a batch, to run side by side.
+
+    The task runs are named after `run_name`, in which `{owner}` stands for the phone or account;
+    `arguments` go to each. Where TikMatrix does not tell the owners apart, one wait follows all.
+    """
+    parts = {", ".join(batch.owners): batch}
+    if len(batch.owners) > 1:
+        try:
+            parts = split_batch(batch, tikmatrix=arguments.get("tikmatrix"))
+        except JobsNotIdentified as err:
+            get_run_logger().warning("Waiting for all jobs as one: %s", err)
+    return {
+        wait_for_jobs.with_options(task_run_name=run_name.replace("{owner}", owner)).submit(
+            part, **arguments
+        ): part
+        for owner, part in parts.items()
+    }
+
+
+def as_ended(waits: Iterable[PrefectFuture[Report]]) -> Iterator[PrefectFuture[Report]]:
+    """Yield submitted waits as they end.
+
+    Like Prefect's `as_completed`, which blocks without a break; here an interrupt gets through on
+    Windows too.
+    """
+    waits = list(waits)
+    ended: SimpleQueue[PrefectFuture[Report]] = SimpleQueue()
+    for wait in waits:
+        wait.add_done_callback(ended.put)
+    for _ in waits:
+        while True:
+            try:
+                wait = ended.get(timeout=BLOCKED_SECONDS)
+            except Empty:
+                continue
+            yield wait
+            break
+
+
+async def _run_script(
+    script: Script,
+    *,
+    serials: Sequence[str] | None = None,
+    usernames: Sequence[str] | None = None,
+    enable_multi_account: bool = False,
+    start_time: str | None = None,
+    min_interval: int | None = None,
+    max_interval: int | None = None,
+    max_jobs: int | None = None,
+    timeout_seconds: float | None = None,
+    on_timeout: Literal["stop", "leave"] = "stop",
+    fail_on: Literal["any", "all", "never"] = "any",
+    tikmatrix: TikMatrix | None = None,
+) -> Report:
+    """Create the jobs of a script and wait until each has ended: `submit_jobs`, `wait_for_jobs`.
+
+    The two are task runs of their own, so a retried flow run waits for the jobs it has. Arguments
+    and errors are theirs.
+    """
+    batch = await asubmit_jobs(
+        script,
+        serials=serials,
+        usernames=usernames,
+        enable_multi_account=enable_multi_account,
+        start_time=start_time,
+        min_interval=min_interval,
+        max_interval=max_interval,
+        max_jobs=max_jobs,
+        tikmatrix=tikmatrix,
+    )
+    return await await_for_jobs(
+        batch,
+        timeout_seconds=timeout_seconds,
+        on_timeout=on_timeout,
+        fail_on=fail_on,
+        tikmatrix=tikmatrix,
+    )
+
+
+run_script, arun_script = _twins(
+    "run_script",
+    _run_script,
+    task_run_name=lambda parameters: f"run {parameters['script'].name}",
+    **_NO_RETRIES,
+)
+
+
+async def _stop_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tuple[int, ...]:
+    """Stop running jobs and keep pending ones from starting, by deleting them if need be.
+
+    Jobs that have ended or are gone are left alone, so calling it twice is safe.
+
+    Returns:
+        The ids that still show as pending or running 10 s later.
+    """
+    async with _client(tikmatrix) as client:
+        return await stopping.stop(client, _as_batch(jobs).job_ids)
+
+
+stop_jobs, astop_jobs = _twins(
+    "stop_jobs",
+    _stop_jobs,
+    task_run_name=_named_after_jobs("stop"),
+    **_REMOVES,
+)
+
+
+async def _delete_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> None:
+    """Delete jobs; TikMatrix stops running ones first. Jobs that are gone count as deleted."""
+    async with _client(tikmatrix) as client:
+        await stopping.delete(client, _as_batch(jobs).job_ids)
+
+
+delete_jobs, adelete_jobs = _twins(
+    "delete_jobs",
+    _delete_jobs,
+    task_run_name=_named_after_jobs("delete"),
+    **_REMOVES,
+)
+
+
+async def _retry_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tuple[int, ...]:
+    """Run those of these jobs again that have failed, under the same ids. No other job is touched.
+
+    TikMatrix refuses a retry past its Max Retry Count; a log line says so.
+
+    Returns:
+        The ids that are pending or running now.
+
+    Raises:
+        NoAnswerError, InternalError: a retry is in doubt and its job still shows as failed.
+    """
+    open_again: list[int] = []
+    async with _client(tikmatrix) as client:
+        for job_id in _as_batch(jobs).job_ids:
+            job = await rows.row_or_none(client, job_id)
+            if job is None or job.known_status is JobStatus.COMPLETED:
+                continue
+            if job.known_status is JobStatus.FAILED:
+                try:
+                    await client.retry_job(job_id)
+                except BadRequestError as refusal:
+                    get_run_logger().warning("Job %d is not retried: %s", job_id, refusal.message)
+                    continue
+                except TikMatrixError as err:
+                    if not is_in_doubt(err):
+                        raise
+                    job = await rows.row_or_none(client, job_id)
+                    if job is None or job.known_status is JobStatus.FAILED:
+                        raise
+            open_again.append(job_id)
+    return tuple(open_again)
+
+
+retry_jobs, aretry_jobs = _twins(
+    "retry_jobs",
+    _retry_jobs,
+    task_run_name=_named_after_jobs("retry"),
+    **_CREATES,
+)
+
+
+def _as_batch(jobs: Jobs) -> Batch:
+    return jobs if isinstance(jobs, Batch) else Batch.of(jobs)
+
+
+def _block(tikmatrix: TikMatrix | None) -> TikMatrix:
+    return tikmatrix if tikmatrix is not None else TikMatrix()
+
+
+def _watcher(tikmatrix: TikMatrix | None) -> Watcher:
+    block = _block(tikmatrix)
+    return shared_watcher(block.connection, block.get_client)
+
+
+def _client(tikmatrix: TikMatrix | None) -> TikMatrixClient:
+    return _block(tikmatrix).get_client()

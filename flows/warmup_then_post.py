@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -146,7 +147,8 @@ def warmup_then_post(
     posts = Report(jobs=tuple(job for job in report.jobs if job.script_name == post.name))
     unknown = any(job.outcome is Outcome.UNKNOWN for job in report.jobs)
     failed = unknown or not posts.completed or (success == "all" and not posts.ok)
-    return conclude(report, _sentence(posts, bool(usernames)), failed=failed)
+    everyone = count_of(len(plan.owners), "account" if usernames else "phone")
+    return conclude(report, _sentence(posts, plan.owners, everyone), failed=failed)
 
 
 def _left_out(batch: Batch, waits: Mapping[PrefectFuture[Report], Batch]) -> list[str]:
@@ -166,15 +168,22 @@ def _posts_that(outcome: Outcome, owners: Sequence[str], why: str) -> Report:
 
 def _what_went_wrong(warmed: Report) -> str:
     job = warmed.not_completed[0]
-    return f"warm-up {job.outcome.value}" + (f" ({job.remark})" if job.remark else "")
+    open_still = job.outcome in (Outcome.PENDING, Outcome.RUNNING)
+    became = f"last seen {job.outcome.value}" if open_still else job.outcome.value
+    return f"warm-up {became}" + (f" ({job.remark})" if job.remark else "")
 
 
-def _sentence(posts: Report, by_account: bool) -> str:
+def _sentence(posts: Report, owners: Sequence[str], everyone: str) -> str:
     """`5 of 6 phones posted; phone-4: warm-up failed (element not found)`."""
-    everyone = count_of(len(posts.jobs), "account" if by_account else "phone")
-    reasons = [
-        f"{job.owner or f'job {job.job_id}'}: "
-        + (job.remark or "" if job.job_id is None else f"post {job.outcome.value} ({job.remark})")
-        for job in posts.not_completed
-    ]
-    return "; ".join([f"{len(posts.completed)} of {everyone} posted", *reasons])
+    missed: dict[str, str] = {}
+    for job in posts.not_completed:
+        why = str(job) if job.job_id is not None else f"{job.owner}: {job.remark}"
+        missed.setdefault(job.owner or str(job), why)  # one reason for each phone will do
+    posted = len(owners) - len(missed)
+    reasons = [missed[owner] for owner in sorted(missed, key=_natural)]
+    return "; ".join([f"{posted} of {everyone} posted", *reasons])
+
+
+def _natural(owner: str) -> list[tuple[int, str]]:
+    """`phone-2` before `phone-10`."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", owner)]

@@ -15,8 +15,10 @@ for name in [name for name in os.environ if name.startswith("PREFECT_")]:
     del os.environ[name]
 os.environ["PREFECT_HOME"] = HOME.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"  # tasks may run without a flow
 
 import pytest  # noqa: E402 (after the settings)
+from prefect.logging.handlers import APILogWorker  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
 from tests.odd_server import OddServer  # noqa: E402
@@ -82,6 +84,7 @@ def prefect_address() -> Iterator[str]:
     home.mkdir()
     with prefect_server(quiet_environment(os.environ, home), home) as address:
         yield address
+        APILogWorker.drain_all(timeout=10)  # before the server that it sends to is gone
 
 
 @pytest.fixture

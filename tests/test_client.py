@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import get_args
 
 import pytest
 
@@ -33,6 +34,7 @@ from tikmatrix_tasks.client import normalized_base_url
 from tikmatrix_tasks.local_server import free_port
 from tikmatrix_tasks.scripts import CustomScript
 from tikmatrix_tasks.simulator import Dialect, Simulator
+from tikmatrix_tasks.simulator.options import RowsKey
 
 POST = JobRequest(Post(), serials=("phone-1", "phone-2"))
 
@@ -47,7 +49,7 @@ DIALECTS = [
         script_args="object" if index % 2 else "text",
         empty_data="null" if index % 2 else "object",
     )
-    for index, key in enumerate(("tasks", "list", "items", "rows", "records", None))
+    for index, key in enumerate((*get_args(RowsKey), None))
 ]
 
 

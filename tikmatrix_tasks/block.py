@@ -26,7 +26,7 @@ class TikMatrix(Block):
     Example:
         Load a stored block and run a job with it:
         ```python
-        from tikmatrix_tasks import Post, TikMatrix, run_script
+        from tikmatrix_tasks import TikMatrix, Post, run_script
 
         tikmatrix = TikMatrix.load("BLOCK_NAME")
         run_script(Post(captions="Hi"), serials=["phone-1"], tikmatrix=tikmatrix)

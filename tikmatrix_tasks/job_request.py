@@ -102,6 +102,7 @@ class JobRequest:
         return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def __str__(self) -> str:
-        kind = "phone" if self.serials else "account"
-        count = len(self.owners)
-        return f"{self.script.name} on {count} {kind}{'' if count == 1 else 's'}"
+        if len(self.owners) == 1:
+            return f"{self.script.name} on {self.owners[0]}"
+        kind = "phones" if self.serials else "accounts"
+        return f"{self.script.name} on {len(self.owners)} {kind}"

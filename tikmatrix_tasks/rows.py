@@ -52,7 +52,7 @@ def owner_of(job: Job, batch: Batch) -> str | None:
     return told
 
 
-async def split_by_owner(client: TikMatrixClient, batch: Batch) -> dict[str, Batch]:
+async def split_by_owner(client: TikMatrixClient, batch: Batch) -> list[Batch]:
     """The part of a batch that each phone, or each account, has to do.
 
     A row need not tell its phone; then TikMatrix is asked which jobs a phone has, which is
@@ -62,11 +62,11 @@ async def split_by_owner(client: TikMatrixClient, batch: Batch) -> dict[str, Bat
         JobsNotIdentified: neither tells.
     """
     owners = await _owners(client, batch)
-    return {
-        owner: batch.part((job_id for job_id in batch.job_ids if owners[job_id] == owner), [owner])
+    return [
+        batch.part((job_id for job_id in batch.job_ids if owners[job_id] == owner), [owner])
         for owner in batch.owners
         if owner in owners.values()
-    }
+    ]
 
 
 async def _owners(client: TikMatrixClient, batch: Batch) -> dict[int, str]:

@@ -25,7 +25,6 @@ from tikmatrix_tasks.errors import (
     BadRequestError,
     InvalidRequest,
     JobsFailed,
-    JobsNotIdentified,
     OverloadedError,
     TikMatrixError,
     WaitTimedOut,
@@ -311,7 +310,7 @@ submit_jobs, asubmit_jobs = _twins(
 )
 
 
-async def _split_batch(batch: Batch, *, tikmatrix: TikMatrix | None = None) -> dict[str, Batch]:
+async def _split_batch(batch: Batch, *, tikmatrix: TikMatrix | None = None) -> list[Batch]:
     """Find out which of a batch's jobs belong to each phone, or with `usernames` to each account.
 
     Raises:
@@ -411,17 +410,17 @@ def wait_for_each(
     The task runs are named after `run_name`, in which `{owner}` stands for the phone or account;
     `arguments` go to each. Where TikMatrix does not tell the owners apart, one wait follows all.
     """
-    parts = {", ".join(batch.owners): batch}
+    parts = [batch]
     if len(batch.owners) > 1:
         try:
             parts = split_batch(batch, tikmatrix=arguments.get("tikmatrix"))
-        except JobsNotIdentified as err:
+        except TikMatrixError as err:  # the jobs run all the same
             get_run_logger().warning("Waiting for all jobs as one: %s", err)
     return {
-        wait_for_jobs.with_options(task_run_name=run_name.replace("{owner}", owner)).submit(
-            part, **arguments
-        ): part
-        for owner, part in parts.items()
+        wait_for_jobs.with_options(
+            task_run_name=run_name.replace("{owner}", ", ".join(part.owners))
+        ).submit(part, **arguments): part
+        for part in parts
     }
 
 

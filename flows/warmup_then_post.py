@@ -27,6 +27,7 @@ from tikmatrix_tasks import (
     count_of,
     plan_jobs,
     report_of,
+    stop_jobs_on_cancel,
     submit_jobs,
     wait_for_each,
 )
@@ -39,6 +40,7 @@ def _run_name() -> str:
     return f"warm up, then post: {count_of(len(parameters.get('serials') or ()), 'phone')}"
 
 
+@stop_jobs_on_cancel
 @flow(name="warmup-then-post", flow_run_name=_run_name)
 def warmup_then_post(
     serials: Annotated[

@@ -61,6 +61,7 @@ def block_for(base_url: str, **fields: object) -> TikMatrix:
         "max_poll_interval_seconds": 0.1,
         "failure_grace_seconds": 0,
         "outage_budget_seconds": 3,
+        "settle_seconds": 0.3,
     }
     return TikMatrix.model_validate({"base_url": base_url, **usual, **fields})
 

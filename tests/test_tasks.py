@@ -59,7 +59,7 @@ from tikmatrix_tasks import (
     wait_for_jobs,
 )
 from tikmatrix_tasks.local_server import free_port
-from tikmatrix_tasks.simulator import Simulator
+from tikmatrix_tasks.simulator import Simulator, parse_fault
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -252,15 +252,26 @@ async def test_reads_are_tried_again_by_code_and_the_runs_show_it(
     assert run.run_count == 4
 
 
-@pytest.mark.parametrize("fault", ["internal_error", "html_502", "lose_reply", "truncated_json"])
-def test_a_create_in_doubt_is_never_sent_again(
+@pytest.mark.parametrize("fault", ["internal_error_after", "lose_reply", "truncated_json"])
+def test_jobs_whose_answer_was_lost_are_adopted(
     simulator: Simulator, tikmatrix: TikMatrix, fault: str
 ) -> None:
-    """A second post is worse than a failed run."""
-    getattr(simulator.faults, fault)("POST /task")
-    with pytest.raises(SubmissionInDoubt, match="nothing is sent again"):
-        quick(submit_jobs)(Post(), serials=PHONES, tikmatrix=tikmatrix)
+    """A second post is worse than a failed run, and neither is needed."""
+    simulator.faults.add(parse_fault(f"POST /task={fault}"))
+    batch = submit_jobs(Post(captions="Hi"), serials=PHONES, tikmatrix=tikmatrix)
+    assert list(batch.job_ids) == [job.id for job in simulator.jobs]
+    assert "adopted jobs 1, 2, 3: POST /task" in batch.decisions[0]
     assert simulator.requests.count("POST /task") == 1
+
+
+@pytest.mark.parametrize("fault", ["internal_error_before", "drop", "html_502_before"])
+def test_a_request_that_was_not_carried_out_is_sent_again(
+    simulator: Simulator, tikmatrix: TikMatrix, fault: str
+) -> None:
+    simulator.faults.add(parse_fault(f"POST /task={fault}"))
+    batch = submit_jobs(Post(captions="Hi"), serials=PHONES, tikmatrix=tikmatrix)
+    assert list(batch.job_ids) == [job.id for job in simulator.jobs]
+    assert batch.decisions[0].startswith("sending again: POST /task")
 
 
 def test_a_create_that_never_arrived_is_sent_again(
@@ -303,6 +314,7 @@ def test_retry_after_is_honoured_between_tries(odd_server: OddServer) -> None:
 def test_more_jobs_than_asked_for_stop_the_run(odd_server: OddServer) -> None:
     answer = envelope({"task_ids": [7, 8], "created_count": 2})
     odd_server.answers["POST /task"] = (200, answer)
+    odd_server.answers["GET /task"] = (200, envelope({"tasks": [], "total": 0}))
     with pytest.raises(SubmissionInDoubt, match=r"Known jobs: 7, 8"):
         submit_jobs(Post(), serials=["phone-1"], tikmatrix=block_for(odd_server.base_url))
 
@@ -340,7 +352,7 @@ def test_bad_input_is_refused_before_anything_is_sent(
 
 
 def test_an_openai_key_is_read_when_it_is_sent(simulator: Simulator, tikmatrix: TikMatrix) -> None:
-    Secret[str](value=SecretStr("planted-key")).save("openai", overwrite=True)
+    Secret(value=SecretStr("planted-key")).save("openai", overwrite=True)
     warmup = AccountWarmup(
         task_duration=60, generate_by_chatgpt=True, chatgpt_settings=ChatGPT(api_key_block="openai")
     )
@@ -355,7 +367,7 @@ def test_a_missing_secret_is_named_before_anything_is_sent(
     warmup = AccountWarmup(chatgpt_settings=ChatGPT(api_key_block="no-such-block"))
     with pytest.raises(InvalidRequest, match="no-such-block"):
         submit_jobs(warmup, serials=["phone-1"], tikmatrix=tikmatrix)
-    assert len(simulator.requests) == 0
+    assert simulator.requests.count("POST /task") == 0
 
 
 # Durability

@@ -22,7 +22,7 @@ from tikmatrix_tasks import (
 )
 from tikmatrix_tasks.rows import split_by_owner
 from tikmatrix_tasks.simulator import Dialect, Options, parse_fault
-from tikmatrix_tasks.submission import submit
+from tikmatrix_tasks.submission import MemoryLedger, submit
 from tikmatrix_tasks.waiting import Pace, follow
 from tikmatrix_tasks.watcher import Watcher
 
@@ -35,7 +35,7 @@ async def submitted(
 ) -> Batch:
     serials = tuple(f"phone-{number}" for number in range(1, phones + 1))
     async with tikmatrix.client() as client:
-        return await submit(client, JobRequest(script, serials=serials, **fields))  # type: ignore[arg-type]  # by name
+        return await submit(client, JobRequest(script, serials=serials, **fields), MemoryLedger())  # type: ignore[arg-type]  # by name
 
 
 async def waited(
@@ -190,6 +190,7 @@ def test_retry_after_is_honoured_while_waiting() -> None:
         tikmatrix = VirtualTikMatrix(Options(auto_retry=False))
         batch = await submitted(tikmatrix, AccountWarmup(), 3)
         tikmatrix.api.faults.overloaded("GET /task", retry_after_seconds=50)
+        tikmatrix.api.requests.clear()
         started = asyncio.get_running_loop().time()
         watcher = Watcher(tikmatrix.client)
         wait = asyncio.create_task(follow(watcher, batch, NO_GRACE, timeout_seconds=HOUR))

@@ -209,9 +209,19 @@ def test_a_starter_plan_fails_before_any_job_is_created(start_simulator: StartSi
     assert simulator.requests.count("POST /task") == 0
 
 
+def test_a_lost_reply_posts_once_and_ends_well(simulator: Simulator) -> None:
+    simulator.faults.lose_reply("POST /task", times=2)
+    state = run(simulator)
+    assert state.message == "3 of 3 phones posted"
+    assert posted_on(simulator) == PHONES
+    assert len(simulator.jobs) == 6
+
+
 def test_a_post_in_doubt_fails_the_run_and_the_other_phones_still_post(
-    simulator: Simulator,
+    start_simulator: StartSimulator,
 ) -> None:
+    """Rows that tell too little cannot be told from somebody else's."""
+    simulator = start_simulator(dialect=Dialect(row_fields="minimal"))
     simulator.faults.lose_reply("POST /task", after=1)
     state = run(simulator)
     assert state.is_failed()

@@ -1,6 +1,7 @@
 """Prefect tasks that run TikMatrix jobs on Android phones and wait for their end."""
 
 from tikmatrix_tasks.block import TikMatrix
+from tikmatrix_tasks.cancellation import stop_jobs_of_run, stop_jobs_on_cancel
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import (
     ApiError,
@@ -141,6 +142,8 @@ __all__ = [
     "run_script",
     "split_batch",
     "stop_jobs",
+    "stop_jobs_of_run",
+    "stop_jobs_on_cancel",
     "submit_jobs",
     "wait_for_each",
     "wait_for_jobs",

@@ -72,6 +72,12 @@ class TikMatrix(Block):
     outage_budget_seconds: float | None = Field(
         default=None, ge=0, description="How long a wait puts up with no answer, in seconds."
     )
+    settle_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        description="How long to look for jobs after a lost answer before sending again, in "
+        "seconds.",
+    )
     max_jobs: int | None = Field(
         default=None, ge=1, description="The most jobs that one submission may create."
     )

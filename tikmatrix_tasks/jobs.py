@@ -181,6 +181,8 @@ class Batch(BaseModel):
     expected_seconds: float | None = None
     start_time: str | None = None
     created_at: datetime | None = None
+    decisions: tuple[str, ...] = ()
+    """What was decided where the submission was in doubt, and why."""
 
     @classmethod
     def of(cls, job_ids: Iterable[int]) -> Batch:

@@ -144,19 +144,19 @@ class Settings(BaseModel):
         values: dict[str, Any] = handler(self)
         return {name: value for name, value in values.items() if name in self.model_fields_set}
 
-    def to_api(self, secrets: Secrets) -> dict[str, Any]:
-        """The settings that were set, by the API's names and values."""
+    def to_api(self, secrets: Secrets, *, with_defaults: bool = False) -> dict[str, Any]:
+        """The settings that were set, or all that have a value, by the API's names and values."""
         sent: dict[str, Any] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name not in self.model_fields_set or value is None:
+            if value is None or not (with_defaults or name in self.model_fields_set):
                 continue
             if name in self.api_values:
                 value = self.api_values[name][value]
             elif name in self.separators:
                 value = self.separators[name].join(value)
             elif isinstance(value, Settings):
-                value = value.to_api(secrets)
+                value = value.to_api(secrets, with_defaults=with_defaults)
             sent[self.api_names.get(name, name)] = value
         return sent
 
@@ -175,6 +175,10 @@ class Script(Settings):
     def targets(self) -> tuple[str, ...]:
         """Whom or what it acts on: one job per phone and target; empty: one job per phone."""
         return ()
+
+    def only_targets(self, targets: Sequence[str]) -> Script:
+        """The same script for some of its targets."""
+        raise NotImplementedError(f"{self.name} has no targets")
 
     @property
     def expected_seconds(self) -> float | None:
@@ -283,6 +287,9 @@ class _ActsOnUsers(Script):
     def targets(self) -> tuple[str, ...]:
         return tuple(self.target_users)
 
+    def only_targets(self, targets: Sequence[str]) -> Script:
+        return self.model_copy(update={"target_users": list(targets)})
+
 
 class Follow(_ActsOnUsers):
     """Follow users."""
@@ -324,6 +331,9 @@ class Comment(Script):
     def targets(self) -> tuple[str, ...]:
         return tuple(self.target_post_urls)
 
+    def only_targets(self, targets: Sequence[str]) -> Script:
+        return self.model_copy(update={"target_post_urls": list(targets)})
+
 
 class ChatGPT(Settings):
     """How comments are generated. The key stays in a Prefect Secret block."""
@@ -357,8 +367,8 @@ class ChatGPT(Settings):
                 )
         return values
 
-    def to_api(self, secrets: Secrets) -> dict[str, Any]:
-        sent = super().to_api(secrets)
+    def to_api(self, secrets: Secrets, *, with_defaults: bool = False) -> dict[str, Any]:
+        sent = super().to_api(secrets, with_defaults=with_defaults)
         sent["api_key"] = secrets[self.api_key_block]
         return sent
 
@@ -450,16 +460,25 @@ class CustomScript(Script):
         return self.script
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        """As TikMatrix documents it for the three scripts that act on targets."""
-        keys = {
+    def _target_keys(self) -> tuple[str, ...]:
+        return {
             "follow": ("target_users", "target_user"),
             "unfollow": ("target_users", "target_user"),
             "comment": ("target_post_urls", "target_post_url"),
         }.get(self.script, ())
-        given: object = next((self.settings[key] for key in keys if self.settings.get(key)), [])
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """As TikMatrix documents it for the three scripts that act on targets."""
+        keys = [key for key in self._target_keys if self.settings.get(key)]
+        given: object = self.settings[keys[0]] if keys else []
         entries = _split("\n", ",")(given)
         return tuple(map(str, entries)) if isinstance(entries, list) else ()
 
-    def to_api(self, secrets: Secrets) -> dict[str, Any]:
+    def only_targets(self, targets: Sequence[str]) -> CustomScript:
+        list_key, text_key = self._target_keys
+        settings = {name: value for name, value in self.settings.items() if name != text_key}
+        return CustomScript(script=self.script, settings={**settings, list_key: list(targets)})
+
+    def to_api(self, secrets: Secrets, *, with_defaults: bool = False) -> dict[str, Any]:
         return dict(self.settings)

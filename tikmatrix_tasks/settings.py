@@ -36,6 +36,12 @@ class TikMatrixSettings(PrefectBaseSettings):
     outage_budget_seconds: float = Field(
         default=900.0, ge=0, description="How long a wait puts up with no answer, in seconds."
     )
+    settle_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="How long to look for jobs after a lost answer before sending again, in "
+        "seconds.",
+    )
     max_jobs: int = Field(
         default=200, ge=1, description="The most jobs that one submission may create."
     )

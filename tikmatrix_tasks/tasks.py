@@ -17,12 +17,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.futures import PrefectFuture
 
-from tikmatrix_tasks import rows, stopping, submission, waiting
+from tikmatrix_tasks import job_actions, rows, submission, waiting
 from tikmatrix_tasks.background import BLOCKED_SECONDS, run_awaiting, run_blocking
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import (
-    BadRequestError,
     InvalidRequest,
     JobsFailed,
     OverloadedError,
@@ -39,7 +38,8 @@ from tikmatrix_tasks.jobs import (
     Report,
     Stats,
 )
-from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, Call, is_in_doubt, may_retry
+from tikmatrix_tasks.ledger import RunLedger, Submitted
+from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, Call, may_retry
 from tikmatrix_tasks.scripts import Script
 from tikmatrix_tasks.submission_keys import submission_key
 from tikmatrix_tasks.watcher import Watcher, shared_watcher
@@ -233,6 +233,7 @@ async def _submit_jobs(
     min_interval: int | None = None,
     max_interval: int | None = None,
     max_jobs: int | None = None,
+    on_doubt: Literal["fail", "adopt"] = "fail",
     tikmatrix: TikMatrix | None = None,
 ) -> Batch:
     """Create the jobs that run a script on phones (`serials`) or for accounts (`usernames`).
@@ -242,9 +243,14 @@ async def _submit_jobs(
     it back instead of creating the jobs again. `start_time` is "HH:MM" on the TikMatrix machine's
     clock; `min_interval` and `max_interval` are minutes.
 
+    Where no answer tells what became of the request, the jobs that are newer than it are looked
+    at: all there, they are adopted; none after `settle_seconds`, it is sent again; some, only what
+    is missing is sent. With `on_doubt="adopt"` jobs that may be ours are adopted where the default
+    stops. `decisions` of the batch says what was decided and why.
+
     Raises:
         InvalidRequest: a field that TikMatrix would refuse, or more than `max_jobs`; nothing sent.
-        SubmissionInDoubt: no readable answer came; the jobs may exist. Nothing is sent again.
+        SubmissionInDoubt: which jobs exist because of it cannot be told. Nothing is sent again.
         PlanError, BadRequestError, ScriptNotSupported: TikMatrix refused (40301, 4000x).
         NotSentError: nothing listens at the address, after about 21 s of trying.
     Source: TikMatrix docs, "Task Management API", "Create Task".
@@ -260,21 +266,57 @@ async def _submit_jobs(
         max_jobs=max_jobs,
         tikmatrix=tikmatrix,
     )
-    async with _client(tikmatrix) as client:
-        batch = await submission.submit(client, request)
-    ids = ", ".join(map(str, batch.job_ids))
-    get_run_logger().info("Submitted %s: jobs %s", request, ids or "none")
-    if batch.expected_jobs is not None and len(batch.job_ids) < batch.expected_jobs:
-        get_run_logger().warning(
-            "TikMatrix created %d of %d jobs", len(batch.job_ids), batch.expected_jobs
+    logger = get_run_logger()
+    ledger = _ledger(tikmatrix)
+    block = _block(tikmatrix)
+    async with block.get_client() as client, _turn(block.settings.base_url):
+        batch = await submission.submit(
+            client,
+            request,
+            ledger or submission.MemoryLedger(),
+            patience=submission.Patience(
+                settle_seconds=block.settings.settle_seconds,
+                outage_budget_seconds=block.settings.outage_budget_seconds,
+            ),
+            on_doubt=on_doubt,
+            on_decision=logger.warning,
         )
+        if ledger is not None:
+            await ledger.write_batch(batch)
+    ids = ", ".join(map(str, batch.job_ids))
+    logger.info("Submitted %s: jobs %s", request, ids or "none")
+    if batch.expected_jobs is not None and len(batch.job_ids) < batch.expected_jobs:
+        logger.warning("TikMatrix created %d of %d jobs", len(batch.job_ids), batch.expected_jobs)
     return batch
+
+
+def _ledger(tikmatrix: TikMatrix | None) -> RunLedger | None:
+    """Where the current submission is kept; None outside a flow run, where nothing repeats it."""
+    flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
+    if flow_context is None or flow_context.flow_run is None or task_context is None:
+        return None
+    key = _submission_key(task_context, task_context.parameters)
+    if key is None:
+        return None
+    block = _block(tikmatrix)
+    name = block._block_document_name
+    submitted = Submitted(key=key, base_url=block.settings.base_url, block_name=name)
+    return RunLedger(flow_context.flow_run.id, submitted)
+
+
+_turns: dict[str, asyncio.Lock] = {}
+
+
+def _turn(base_url: str) -> asyncio.Lock:
+    """One submission at a time for each TikMatrix, so that newer jobs are not another's."""
+    return _turns.setdefault(base_url, asyncio.Lock())
 
 
 def _planned(parameters: dict[str, Any]) -> JobRequest | None:
     """The request of a `submit_jobs` run; None when it would be refused."""
+    arguments = {name: value for name, value in parameters.items() if name != "on_doubt"}
     try:
-        return plan_jobs(**parameters)
+        return plan_jobs(**arguments)
     except InvalidRequest:
         return None
 
@@ -337,6 +379,7 @@ async def _wait_for_jobs(
     *,
     timeout_seconds: float | None = None,
     on_timeout: Literal["stop", "leave"] = "stop",
+    retry_failed: int = 0,
     fail_on: Literal["any", "all", "never"] = "any",
     tikmatrix: TikMatrix | None = None,
 ) -> Report:
@@ -345,7 +388,8 @@ async def _wait_for_jobs(
     A poll that fails says nothing about a job. A failed job is final only after
     `failure_grace_seconds`, because TikMatrix's Auto Retry may revive it until then.
     `timeout_seconds` counts from here; by default 4 hours, and a day more with a `start_time`.
-    `on_timeout` tells whether the open jobs are then stopped or left running.
+    `on_timeout` tells whether the open jobs are then stopped or left running. `retry_failed` is how
+    often those of these jobs that have failed are run again, after the grace; a refusal is kept to.
 
     Raises:
         JobsFailed: some jobs (`fail_on="any"`), or all of them (`"all"`), did not complete.
@@ -359,6 +403,11 @@ async def _wait_for_jobs(
     settings = _block(tikmatrix).settings
     if timeout_seconds is None:
         timeout_seconds = DEFAULT_WAIT_SECONDS + (DAY_SECONDS if batch.start_time else 0)
+
+    async def again(job_ids: Sequence[int]) -> Sequence[int]:
+        async with _client(tikmatrix) as client:
+            return await job_actions.retry(client, job_ids, _refused)
+
     pace = waiting.Pace(
         poll_interval_seconds=settings.poll_interval_seconds,
         max_poll_interval_seconds=settings.max_poll_interval_seconds,
@@ -371,6 +420,8 @@ async def _wait_for_jobs(
             batch,
             pace,
             timeout_seconds=timeout_seconds,
+            retry_failed=retry_failed,
+            retry=again,
             on_change=get_run_logger().info,
         )
     except WaitTimedOut as late:
@@ -387,7 +438,7 @@ async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
     """Stop what a wait has no more time for, and say how that went."""
     async with _client(tikmatrix) as client:
         try:
-            still_open = await stopping.stop(client, batch.job_ids)
+            still_open = await job_actions.stop(client, batch.job_ids)
         except TikMatrixError as err:
             return f"could not be stopped and may go on ({err})"
     ids = ", ".join(map(str, still_open))
@@ -454,8 +505,10 @@ async def _run_script(
     min_interval: int | None = None,
     max_interval: int | None = None,
     max_jobs: int | None = None,
+    on_doubt: Literal["fail", "adopt"] = "fail",
     timeout_seconds: float | None = None,
     on_timeout: Literal["stop", "leave"] = "stop",
+    retry_failed: int = 0,
     fail_on: Literal["any", "all", "never"] = "any",
     tikmatrix: TikMatrix | None = None,
 ) -> Report:
@@ -473,12 +526,14 @@ async def _run_script(
         min_interval=min_interval,
         max_interval=max_interval,
         max_jobs=max_jobs,
+        on_doubt=on_doubt,
         tikmatrix=tikmatrix,
     )
     return await await_for_jobs(
         batch,
         timeout_seconds=timeout_seconds,
         on_timeout=on_timeout,
+        retry_failed=retry_failed,
         fail_on=fail_on,
         tikmatrix=tikmatrix,
     )
@@ -501,7 +556,7 @@ async def _stop_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tuple
         The ids that still show as pending or running 10 s later.
     """
     async with _client(tikmatrix) as client:
-        return await stopping.stop(client, _as_batch(jobs).job_ids)
+        return await job_actions.stop(client, _as_batch(jobs).job_ids)
 
 
 stop_jobs, astop_jobs = _twins(
@@ -515,7 +570,7 @@ stop_jobs, astop_jobs = _twins(
 async def _delete_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> None:
     """Delete jobs; TikMatrix stops running ones first. Jobs that are gone count as deleted."""
     async with _client(tikmatrix) as client:
-        await stopping.delete(client, _as_batch(jobs).job_ids)
+        await job_actions.delete(client, _as_batch(jobs).job_ids)
 
 
 delete_jobs, adelete_jobs = _twins(
@@ -535,28 +590,15 @@ async def _retry_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tupl
         The ids that are pending or running now.
 
     Raises:
-        NoAnswerError, InternalError: a retry is in doubt and its job still shows as failed.
+        NotSentError, NoAnswerError, InternalError: a retry was not sent, or is in doubt while its
+            job still shows as failed.
     """
-    open_again: list[int] = []
     async with _client(tikmatrix) as client:
-        for job_id in _as_batch(jobs).job_ids:
-            job = await rows.row_or_none(client, job_id)
-            if job is None or job.known_status is JobStatus.COMPLETED:
-                continue
-            if job.known_status is JobStatus.FAILED:
-                try:
-                    await client.retry_job(job_id)
-                except BadRequestError as refusal:
-                    get_run_logger().warning("Job %d is not retried: %s", job_id, refusal.message)
-                    continue
-                except TikMatrixError as err:
-                    if not is_in_doubt(err):
-                        raise
-                    job = await rows.row_or_none(client, job_id)
-                    if job is None or job.known_status is JobStatus.FAILED:
-                        raise
-            open_again.append(job_id)
-    return tuple(open_again)
+        return await job_actions.retry(client, _as_batch(jobs).job_ids, _refused)
+
+
+def _refused(job_id: int, why: str) -> None:
+    get_run_logger().warning("Job %d is not retried: %s", job_id, why)
 
 
 retry_jobs, aretry_jobs = _twins(

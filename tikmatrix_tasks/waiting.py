@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from tikmatrix_tasks.errors import (
@@ -22,6 +22,8 @@ from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, may_retry
 from tikmatrix_tasks.rows import NEW_JOB_GRACE_SECONDS, owner_of
 from tikmatrix_tasks.watcher import Watcher
 
+Retry = Callable[[Sequence[int]], Awaitable[Sequence[int]]]
+"""Runs failed jobs again, and says which of them do."""
 OnChange = Callable[[str], None]
 """Told in a sentence whenever a job's status changed, or TikMatrix went away or came back."""
 
@@ -45,9 +47,14 @@ async def follow(
     pace: Pace,
     *,
     timeout_seconds: float,
+    retry_failed: int = 0,
+    retry: Retry | None = None,
     on_change: OnChange = lambda sentence: None,
 ) -> Report:
     """Wait until every job of a batch has ended, and report what became of each.
+
+    `retry` is called at most `retry_failed` times, each time with the jobs that have failed for
+    good until then, and says which of them run again.
 
     Raises:
         WaitTimedOut: not all had ended after `timeout_seconds`.
@@ -55,7 +62,8 @@ async def follow(
         UnknownJobStatus: a job shows a status that nobody documented.
         TikMatrixError: an answer that asking again cannot mend, such as 40301.
     """
-    return await _Follower(watcher, batch, pace, on_change).run(timeout_seconds)
+    follower = _Follower(watcher, batch, pace, on_change)
+    return await follower.run(timeout_seconds, retry_failed, retry)
 
 
 class _Follower:
@@ -65,14 +73,22 @@ class _Follower:
         self._started = self._now()
         self._rows: dict[int, Job] = {}
         self._failed: dict[int, tuple[float, object]] = {}  # since when, and by which mark
+        self._retried: dict[int, tuple[float, object]] = {}  # when, and its mark until then
         self._final: dict[int, Outcome] = {}
         self._moved = False
 
-    async def run(self, timeout_seconds: float) -> Report:
+    async def run(self, timeout_seconds: float, retries: int, retry: Retry | None) -> Report:
         deadline = self._started + timeout_seconds
         pause, asked_pause = 0.0, 0.0
         silent_since: float | None = None
-        while len(self._final) < len(self._batch.job_ids):
+        while True:
+            if len(self._final) == len(self._batch.job_ids):
+                failed = [job for job, how in self._final.items() if how is Outcome.FAILED]
+                if retry is None or not retries or not failed:
+                    return self.report()
+                retries -= 1
+                self._open_again(await retry(failed))
+                continue
             self._moved = False
             left = max(deadline - self._now(), 0.0)
             jittered = pause * random.uniform(1 - _JITTER, 1 + _JITTER)
@@ -98,7 +114,12 @@ class _Follower:
             slower = max(pause * _SLOWER, self._pace.poll_interval_seconds)
             pause = self._pace.poll_interval_seconds if self._moved else slower
             pause = min(pause, self._pace.max_poll_interval_seconds)
-        return self.report()
+
+    def _open_again(self, job_ids: Sequence[int]) -> None:
+        for job_id in job_ids:
+            del self._final[job_id]
+            self._retried[job_id] = (self._now(), _mark(self._rows[job_id]))
+            self._on_change(f"job {job_id} runs again")
 
     async def _look(self, within_seconds: float) -> None:
         open_ids = [job_id for job_id in self._batch.job_ids if job_id not in self._final]
@@ -126,7 +147,11 @@ class _Follower:
         if status is JobStatus.COMPLETED:
             self._end(job.id, Outcome.COMPLETED)
         elif status is JobStatus.FAILED:
-            mark = (job.retry_count, job.end_time)  # both change when it failed once more
+            mark = _mark(job)
+            retried_at, old_mark = self._retried.get(job.id, (-NEW_JOB_GRACE_SECONDS, None))
+            just_retried = self._now() - retried_at < NEW_JOB_GRACE_SECONDS
+            if just_retried and mark == old_mark:
+                return  # the row of before the retry
             since, known_mark = self._failed.get(job.id, (self._now(), mark))
             self._failed[job.id] = (since if mark == known_mark else self._now(), mark)
             if self._grace_left(job.id) <= 0:
@@ -197,3 +222,8 @@ class _Follower:
             retry_count=row.retry_count,
             seconds=None if ran is None else ran.total_seconds(),
         )
+
+
+def _mark(job: Job) -> object:
+    """What changes when a job fails once more."""
+    return (job.retry_count, job.end_time)

@@ -1,13 +1,14 @@
-"""Ending jobs that must not run on. Doing it twice comes to the same."""
+"""Acting on certain jobs, and on no other: stop, delete, retry."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tikmatrix_tasks.client import TikMatrixClient
-from tikmatrix_tasks.errors import BadRequestError, NotFoundError
+from tikmatrix_tasks.errors import BadRequestError, NotFoundError, TikMatrixError
 from tikmatrix_tasks.jobs import JobStatus
+from tikmatrix_tasks.retries import is_in_doubt
 from tikmatrix_tasks.rows import row_or_none
 
 STOP_SETTLES_SECONDS = 10.0
@@ -64,3 +65,37 @@ async def delete(client: TikMatrixClient, job_ids: Iterable[int]) -> None:
             await client.delete_job(job_id)
         except NotFoundError:
             continue
+
+
+async def retry(
+    client: TikMatrixClient,
+    job_ids: Iterable[int],
+    on_refusal: Callable[[int, str], None] = lambda job_id, why: None,
+) -> tuple[int, ...]:
+    """Run those jobs again that have failed, under the same ids.
+
+    A refusal is TikMatrix's right: past its Max Retry Count it retries no more.
+
+    Returns:
+        The ids that are pending or running now.
+
+    Raises:
+        TikMatrixError: a retry was not sent, or is in doubt while its job still shows as failed.
+    """
+    open_again: list[int] = []
+    for job_id in job_ids:
+        job = await row_or_none(client, job_id)
+        if job is None or job.known_status is JobStatus.COMPLETED:
+            continue
+        if job.known_status is JobStatus.FAILED:
+            try:
+                await client.retry_job(job_id)
+            except (BadRequestError, NotFoundError) as refusal:
+                on_refusal(job_id, refusal.message)
+                continue
+            except TikMatrixError as err:
+                job = await row_or_none(client, job_id) if is_in_doubt(err) else None
+                if job is None or job.known_status is JobStatus.FAILED:
+                    raise
+        open_again.append(job_id)
+    return tuple(open_again)

@@ -1,0 +1,156 @@
+"""What stops jobs when a person cancels a flow run.
+
+In the run's own process, when the cancellation arrives there; and as a hook, which Prefect's worker
+runs in a new process, also when the run's process was killed. Both may run: stopping twice comes to
+the same. A crash is no cancellation: its jobs go on, and a retried run waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect import Flow, get_client, get_run_logger
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
+from prefect.logging import get_logger
+from prefect.logging.loggers import flow_run_logger
+
+from tikmatrix_tasks import background
+from tikmatrix_tasks.block import TikMatrix
+from tikmatrix_tasks.errors import TikMatrixError
+from tikmatrix_tasks.job_actions import stop
+from tikmatrix_tasks.ledger import Submitted, submitted_by
+from tikmatrix_tasks.submission import find_jobs
+
+F = TypeVar("F", bound=Flow[..., Any])
+
+LOOKS_FOR_LOST_JOBS = 4
+LOOK_INTERVAL_SECONDS = 1.5
+"""How often, and how far apart, jobs of a request that was cut off are looked for."""
+
+
+def stop_jobs_on_cancel(flow: F) -> F:
+    """Give a flow of one's own this behaviour: when a run of it is cancelled, its jobs are stopped.
+
+    ```python
+    @stop_jobs_on_cancel
+    @flow
+    def evening() -> None: ...
+    ```
+    """
+    inner = flow.fn
+
+    @wraps(inner)
+    async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+        with _stopping_jobs(flow):
+            return await inner(*args, **kwargs)
+
+    @wraps(inner)
+    def synchronous(*args: Any, **kwargs: Any) -> Any:
+        with _stopping_jobs(flow):
+            return inner(*args, **kwargs)
+
+    outer: Any = asynchronous if flow.isasync else synchronous
+    # Prefect resolves annotations that are text in the module of the function it is given.
+    outer.__signature__ = inspect.signature(inner, eval_str=True)
+    outer.__annotations__ = inspect.get_annotations(inner, eval_str=True)
+    flow.fn = outer
+    flow.on_cancellation(stop_jobs_of_run)
+    return flow
+
+
+def stop_jobs_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Stop the jobs that a flow run and its subflows submitted. For `on_cancellation`.
+
+    The parameters must have these names: Prefect calls hooks by them.
+    """
+    logger = flow_run_logger(flow_run, flow)
+    _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info))
+
+
+@contextmanager
+def _stopping_jobs(flow: Flow[..., Any]) -> Iterator[None]:
+    try:
+        yield
+    except (TerminationSignal, asyncio.CancelledError):
+        context = FlowRunContext.get()
+        flow_run = context.flow_run if context else None
+        if flow_run is not None and _is_being_cancelled(flow_run.id):
+            logger = get_run_logger()
+            logger.info("Cancelled: stopping this run's jobs")
+            background.close()  # wakes every thread that waits, and lets no submission begin
+            _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info))
+        raise
+
+
+def _is_being_cancelled(flow_run_id: UUID) -> bool:
+    """Whether a person cancelled the run; a signal alone may also be a machine that shuts down."""
+    try:
+        with get_client(sync_client=True) as prefect:
+            state = prefect.read_flow_run(flow_run_id).state
+    except Exception:  # Prefect's API is away as well: then the hook decides
+        get_logger("tikmatrix").debug("could not read the run's state", exc_info=True)
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def _in_a_thread(work: Callable[[], Any]) -> None:
+    """Run a coroutine to its end whatever loop runs in this thread."""
+    thread = threading.Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=background.BLOCKED_SECONDS)
+
+
+async def _stop_all(flow_run_id: UUID, flow: Flow[..., Any], tell: Callable[[str], None]) -> None:
+    for run_id in [flow_run_id, *await _subflow_runs(flow_run_id)]:
+        for submitted in await submitted_by(run_id, flow):
+            try:
+                await _stop_submitted(submitted, tell)
+            except TikMatrixError as err:
+                tell(f"Jobs of {submitted.key} may go on, they could not be stopped: {err}")
+
+
+async def _subflow_runs(flow_run_id: UUID) -> list[UUID]:
+    found: list[UUID] = []
+    async with get_client() as prefect:
+        parents = [flow_run_id]
+        while parents:
+            runs = await prefect.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=parents)
+                )
+            )
+            parents = [run.id for run in runs]
+            found += parents
+    return found
+
+
+async def _stop_submitted(submitted: Submitted, tell: Callable[[str], None]) -> None:
+    block = TikMatrix(base_url=submitted.base_url)
+    if submitted.block_name is not None:
+        block = await TikMatrix.aload(submitted.block_name)
+    async with block.get_client() as client:
+        if submitted.batch is not None:
+            job_ids = submitted.batch.job_ids
+        elif submitted.intent is not None:
+            job_ids = await find_jobs(
+                client,
+                submitted.intent,
+                looks=LOOKS_FOR_LOST_JOBS,
+                interval_seconds=LOOK_INTERVAL_SECONDS,
+            )
+        else:
+            return
+        still_open = await stop(client, job_ids)
+    ids = ", ".join(map(str, job_ids)) or "none"
+    tell(f"Stopped jobs {ids}" + (f"; {still_open} still show as open" if still_open else ""))

@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test soak check clean
 
 demo: .venv/.installed
 	@$(BIN)/prefect-tikmatrix demo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
+
+# As many simulated evenings as one likes: make soak SCHEDULES=100000 FIRST=5000
+soak: .venv/.installed
+	SCHEDULES=$(or $(SCHEDULES),20000) FIRST=$(or $(FIRST),0) $(BIN)/python -m pytest tests/simulation -k holds
 
 check: .venv/.installed
 	$(BIN)/ruff check

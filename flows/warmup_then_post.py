@@ -133,14 +133,16 @@ def warmup_then_post(
     for wait in as_ended(warming):
         owners, warmed = warming[wait].owners, report_of(wait, warming[wait])
         report += warmed
-        if not warmed.ok:
-            report += _posts_that(Outcome.NOT_STARTED, owners, _what_went_wrong(warmed))
-        elif post_when == "each":
-            report += publish(owners, after=[wait])
-        else:
-            ready += owners
-    if len(ready) == len(plan.owners):
-        report += publish(ready, after=list(warming))
+        for owner in owners:
+            why_not = _what_went_wrong(warmed, owner)
+            if why_not:
+                report += _posts_that(Outcome.NOT_STARTED, [owner], why_not)
+            elif post_when == "each":
+                report += publish([owner], after=[wait])
+            else:
+                ready.append(owner)
+    if post_when == "all" and len(ready) == len(plan.owners):
+        report += publish(plan.owners, after=list(warming))
     else:
         report += _posts_that(Outcome.NOT_STARTED, ready, "another warm-up did not complete")
     for wait in as_ended(posting):
@@ -168,8 +170,15 @@ def _posts_that(outcome: Outcome, owners: Sequence[str], why: str) -> Report:
     )
 
 
-def _what_went_wrong(warmed: Report) -> str:
-    job = warmed.not_completed[0]
+def _what_went_wrong(warmed: Report, owner: str) -> str | None:
+    """Why a phone must not post; None when its warm-up completed.
+
+    Where a failed job does not tell whose it is, it may be anybody's.
+    """
+    bad = [job for job in warmed.not_completed if job.owner in (owner, None)]
+    if warmed.jobs and not bad:
+        return None
+    job = bad[0] if bad else JobReport(outcome=Outcome.UNKNOWN)
     open_still = job.outcome in (Outcome.PENDING, Outcome.RUNNING)
     became = f"last seen {job.outcome.value}" if open_still else job.outcome.value
     return f"warm-up {became}" + (f" ({job.remark})" if job.remark else "")

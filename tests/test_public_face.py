@@ -23,6 +23,7 @@ ROOMS = (
     "cancellation",
     "observability",
     "ledger",
+    "runs",
     "submission_keys",
     "background",
     "local_server",

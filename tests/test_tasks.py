@@ -8,7 +8,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -226,9 +226,9 @@ def test_a_lost_reply_to_a_retry_is_looked_up(start_simulator: StartSimulator) -
 def test_nothing_listening_is_tried_again_and_then_explained() -> None:
     base_url = f"http://127.0.0.1:{free_port()}/api/v1"
     tikmatrix = block_for(base_url)
-    for task in (check_license, submit_jobs):
-        arguments = {} if task is check_license else {"script": Post(), "serials": ["a"]}
-        state = quick(task)(**arguments, tikmatrix=tikmatrix, return_state=True)
+    for each in (check_license, submit_jobs):
+        arguments = {} if each is check_license else {"script": Post(), "serials": ["a"]}
+        state = quick(each)(**arguments, tikmatrix=tikmatrix, return_state=True)
         error = state.result(raise_on_failure=False)
         assert isinstance(error, NotSentError)
         assert base_url in str(error)
@@ -415,3 +415,84 @@ def test_two_runs_of_a_flow_submit_twice(simulator: Simulator, tikmatrix: TikMat
     posts()
     posts()
     assert len(simulator.jobs) == 2
+
+
+def test_a_retried_outer_task_gets_its_batch_back(
+    simulator: Simulator, tikmatrix: TikMatrix
+) -> None:
+    """A task run inside a task is a new one when the outer is tried again."""
+    tries: list[Batch] = []
+
+    @task(retries=1)
+    def outer() -> None:
+        tries.append(submit_jobs(Post(), serials=["phone-1"], tikmatrix=tikmatrix))
+        run_script(Post(), serials=["phone-1"], tikmatrix=tikmatrix)
+        if len(tries) == 1:
+            raise RuntimeError("something else went wrong")
+
+    @flow
+    def around() -> None:
+        outer()
+        outer()
+
+    around()
+    assert [batch.job_ids for batch in tries] == [(1,), (1,), (3,)]
+    assert len(simulator.jobs) == 4
+
+
+def test_a_retried_parent_flow_gets_its_subflows_batches_back(
+    simulator: Simulator, tikmatrix: TikMatrix
+) -> None:
+    """A subflow gets a new run when its parent is tried again."""
+    tries: list[Batch] = []
+
+    @flow
+    def inner() -> Batch:
+        return submit_jobs(Post(), serials=["phone-1"], tikmatrix=tikmatrix)
+
+    @flow(retries=1)
+    def parent() -> None:
+        tries.append(inner())
+        tries.append(inner())
+        if len(tries) == 2:
+            raise RuntimeError("something else went wrong")
+
+    parent()
+    assert [batch.job_ids for batch in tries] == [(1,), (2,), (1,), (2,)]
+    assert len(simulator.jobs) == 2
+
+
+def test_phones_in_another_order_are_the_same_request(
+    simulator: Simulator, tikmatrix: TikMatrix
+) -> None:
+    orders = [PHONES, PHONES[::-1]]
+
+    @flow(retries=1)
+    def shuffled() -> None:
+        order = orders.pop(0)
+        submit_jobs(Follow(target_users=order), serials=order, tikmatrix=tikmatrix)
+        if orders:
+            raise RuntimeError("something else went wrong")
+
+    shuffled()
+    assert len(simulator.jobs) == 9
+
+
+def test_the_batch_of_run_script_survives_a_failed_wait(
+    simulator: Simulator, tikmatrix: TikMatrix
+) -> None:
+    """Prefect itself would keep it only when `run_script` has ended well."""
+    tries: list[int] = []
+
+    @flow(retries=1)
+    def tries_twice() -> Report:
+        tries.append(1)
+        if len(tries) == 1:
+            simulator.faults.overloaded("GET /task", times=1000, after=1)  # the newest job is read
+            simulator.faults.overloaded("GET /task/{id}", times=1000)
+        else:
+            simulator.faults.clear()
+        return run_script(Post(), serials=PHONES, tikmatrix=tikmatrix)
+
+    tries_twice()
+    assert len(simulator.jobs) == 3

@@ -65,8 +65,13 @@ def run(main: Coroutine[Any, Any, R]) -> R:
 class VirtualTikMatrix(httpx.AsyncBaseTransport):
     """The simulator's engine on the virtual clock, reached by the real client without a socket."""
 
-    def __init__(self, options: Options | None = None, dialect: Dialect | None = None) -> None:
-        self.engine = Engine(options or Options(), asyncio.get_running_loop().time)
+    def __init__(
+        self,
+        options: Options | None = None,
+        dialect: Dialect | None = None,
+        engine: type[Engine] = Engine,
+    ) -> None:
+        self.engine = engine(options or Options(), asyncio.get_running_loop().time)
         self.api = Api(self.engine, dialect=dialect)
         self.closed_until = 0.0
         self.api.faults.on_refuse(self.close_for)

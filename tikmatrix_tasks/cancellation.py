@@ -17,9 +17,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import Flow, get_client, get_run_logger
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_logger
 from prefect.logging.loggers import flow_run_logger
@@ -27,15 +25,11 @@ from prefect.logging.loggers import flow_run_logger
 from tikmatrix_tasks import background
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.errors import TikMatrixError
-from tikmatrix_tasks.job_actions import stop
+from tikmatrix_tasks.job_actions import stop_submitted
 from tikmatrix_tasks.ledger import Submitted, submitted_by
-from tikmatrix_tasks.submission import find_jobs
+from tikmatrix_tasks.runs import outermost_run
 
 F = TypeVar("F", bound=Flow[..., Any])
-
-LOOKS_FOR_LOST_JOBS = 4
-LOOK_INTERVAL_SECONDS = 1.5
-"""How often, and how far apart, jobs of a request that was cut off are looked for."""
 
 
 def stop_jobs_on_cancel(flow: F) -> F:
@@ -74,7 +68,7 @@ def stop_jobs_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any])
     The parameters must have these names: Prefect calls hooks by them.
     """
     logger = flow_run_logger(flow_run, flow)
-    _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info))
+    _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info, thoroughly=True))
 
 
 @contextmanager
@@ -82,13 +76,13 @@ def _stopping_jobs(flow: Flow[..., Any]) -> Iterator[None]:
     try:
         yield
     except (TerminationSignal, asyncio.CancelledError):
-        context = FlowRunContext.get()
-        flow_run = context.flow_run if context else None
+        flow_run = outermost_run()
         if flow_run is not None and _is_being_cancelled(flow_run.id):
             logger = get_run_logger()
             logger.info("Cancelled: stopping this run's jobs")
             background.close()  # wakes every thread that waits, and lets no submission begin
-            _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info))
+            # Quickly, as Prefect kills the process 30 s after the signal; the hook comes after.
+            _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info, thoroughly=False))
         raise
 
 
@@ -111,46 +105,39 @@ def _in_a_thread(work: Callable[[], Any]) -> None:
         thread.join(timeout=background.BLOCKED_SECONDS)
 
 
-async def _stop_all(flow_run_id: UUID, flow: Flow[..., Any], tell: Callable[[str], None]) -> None:
-    for run_id in [flow_run_id, *await _subflow_runs(flow_run_id)]:
-        for submitted in await submitted_by(run_id, flow):
-            try:
-                await _stop_submitted(submitted, tell)
-            except TikMatrixError as err:
-                tell(f"Jobs of {submitted.key} may go on, they could not be stopped: {err}")
+async def _stop_all(
+    flow_run_id: UUID, flow: Flow[..., Any], tell: Callable[[str], None], *, thoroughly: bool
+) -> None:
+    for submitted in await submitted_by(flow_run_id, flow):
+        try:
+            await _stop_submitted(submitted, tell, thoroughly=thoroughly)
+        except TikMatrixError as err:
+            tell(f"Jobs of {submitted.key} may go on, they could not be stopped: {err}")
 
 
-async def _subflow_runs(flow_run_id: UUID) -> list[UUID]:
-    found: list[UUID] = []
-    async with get_client() as prefect:
-        parents = [flow_run_id]
-        while parents:
-            runs = await prefect.read_flow_runs(
-                flow_run_filter=FlowRunFilter(
-                    parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=parents)
-                )
-            )
-            parents = [run.id for run in runs]
-            found += parents
-    return found
-
-
-async def _stop_submitted(submitted: Submitted, tell: Callable[[str], None]) -> None:
+async def _stop_submitted(
+    submitted: Submitted, tell: Callable[[str], None], *, thoroughly: bool
+) -> None:
     block = TikMatrix(base_url=submitted.base_url)
     if submitted.block_name is not None:
         block = await TikMatrix.aload(submitted.block_name)
     async with block.get_client() as client:
-        if submitted.batch is not None:
-            job_ids = submitted.batch.job_ids
-        elif submitted.intent is not None:
-            job_ids = await find_jobs(
-                client,
-                submitted.intent,
-                looks=LOOKS_FOR_LOST_JOBS,
-                interval_seconds=LOOK_INTERVAL_SECONDS,
-            )
-        else:
-            return
-        still_open = await stop(client, job_ids)
-    ids = ", ".join(map(str, job_ids)) or "none"
-    tell(f"Stopped jobs {ids}" + (f"; {still_open} still show as open" if still_open else ""))
+        stopped = await stop_submitted(
+            client,
+            submitted.intent,
+            submitted.batch,
+            settle_seconds=block.settings.settle_seconds,
+            revival_seconds=block.settings.failure_grace_seconds if thoroughly else 0,
+        )
+    tell(f"Stopped jobs {_list(stopped.job_ids)}")
+    if stopped.still_open:
+        tell(f"Jobs {_list(stopped.still_open)} still show as open; look at them in TikMatrix")
+    if stopped.unclear:
+        tell(
+            f"Jobs {_list(stopped.unclear)} may be this run's, their rows do not tell; they go on. "
+            "Look at them in TikMatrix"
+        )
+
+
+def _list(job_ids: tuple[int, ...]) -> str:
+    return ", ".join(map(str, job_ids)) or "none"

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import httpx
 from prefect import __version__ as prefect_version
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL
+from pydantic import ValidationError
 
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.client import TikMatrixClient
@@ -20,6 +22,8 @@ from tikmatrix_tasks.errors import (
     PlanError,
     TikMatrixError,
 )
+
+PREFECT_REMEDY = "prefect server start, or correct PREFECT_API_URL and PREFECT_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,12 @@ async def _findings(base_url: str | None, block_name: str | None) -> AsyncIterat
             client = block.get_client()
         else:
             client = TikMatrix(base_url=base_url).get_client()
-    except ValueError as err:  # an impossible address, or a block that Prefect does not know
-        what = f"base_url: {err}" if isinstance(err, InvalidRequest) else str(err)
-        yield Finding(False, what, "correct --base-url, --block or the setting")
+    except ValidationError as err:
+        yield Finding(False, err.errors()[0]["msg"], "correct --base-url, the block or the setting")
+    except (InvalidRequest, ValueError) as err:
+        yield Finding(False, str(err), "correct --base-url, --block or the setting")
+    except (httpx.HTTPError, PrefectException) as err:
+        yield Finding(False, f"the block cannot be read ({type(err).__name__})", PREFECT_REMEDY)
     else:
         async with client:
             async for finding in _tikmatrix(client):
@@ -120,13 +127,15 @@ async def _prefect() -> AsyncIterator[Finding]:
             yield Finding(
                 False,
                 f"Prefect's API does not answer at {address} ({type(problem).__name__})",
-                "prefect server start, or correct PREFECT_API_URL",
+                PREFECT_REMEDY,
             )
             return
         yield Finding(True, f"Prefect {prefect_version}, API at {address}")
         try:
             await prefect.read_block_type_by_slug("tikmatrix")
             yield Finding(True, "the TikMatrix block type is registered")
+        except httpx.HTTPError as err:
+            yield Finding(False, f"Prefect's API refuses ({type(err).__name__})", PREFECT_REMEDY)
         except ObjectNotFound:
             yield Finding(
                 False,

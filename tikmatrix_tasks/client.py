@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from typing_extensions import Self
 
 from tikmatrix_tasks.errors import (
+    ApiError,
     HttpStatusError,
     InvalidRequest,
     NoAnswerError,
@@ -61,7 +62,13 @@ def normalized_base_url(base_url: str) -> str:
         InvalidRequest: the address cannot be TikMatrix's, with what it should look like.
     """
     text = base_url.strip()
-    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        httpx.URL(parts.geturl())
+    except (ValueError, httpx.InvalidURL):  # a bracket that is not closed, a host that cannot be
+        raise InvalidRequest(
+            "base_url", f"cannot be read, must look like {DEFAULT_BASE_URL}"
+        ) from None
     problem = None
     if parts.scheme not in ("http", "https"):
         problem = "must begin with http:// or https://"
@@ -120,7 +127,7 @@ class TikMatrixClient:
         self._timeout_seconds = timeout_seconds
         self._options: dict[str, Any] = {
             "timeout": httpx.Timeout(timeout_seconds),
-            "headers": dict(headers or {}),
+            "headers": _checked_headers(headers),
             # An SSL context takes tens of milliseconds to build; plain HTTP needs none.
             "verify": verify_tls and self.base_url.startswith("https"),
             "transport": transport,
@@ -156,7 +163,10 @@ class TikMatrixClient:
         secrets = {name: await self._read_secret(name) for name in request.script.secret_names}
         body = request.to_api(secrets)
         async with httpx.AsyncClient(**self._options) as http:
-            answer = await self._send(call, "POST", "/task", json=body, http=http)
+            try:
+                answer = await self._send(call, "POST", "/task", json=body, http=http)
+            except ApiError as err:  # the words may repeat what was sent: captions, paths, keys
+                raise api_error(call, err.code, _without(err.message, body)) from None
         return _read(CreatedJobs, call, answer)
 
     async def list_jobs(
@@ -196,7 +206,12 @@ class TikMatrixClient:
                 rows = []
         if not isinstance(rows, list):
             raise NoAnswerError(call, f"no rows under {', '.join(ROW_KEYS)}")
-        return _read(JobPage, call, {"jobs": rows, "total": total})
+        jobs = [job for row in rows if (job := _row_or_none(row)) is not None]
+        unreadable = len(rows) - len(jobs)
+        if rows and not jobs:
+            raise NoAnswerError(call, "no row has a readable id and status")
+        page_of_jobs = {"jobs": jobs, "total": total, "unreadable_rows": unreadable}
+        return _read(JobPage, call, page_of_jobs)
 
     async def iter_jobs(
         self,
@@ -229,7 +244,10 @@ class TikMatrixClient:
 
     async def get_job(self, job_id: int) -> Job:
         """One job. `NotFoundError` (40401) when it is gone."""
-        return await self._get(Job, "GET /task/{id}", path=f"/task/{int(job_id)}")
+        job = await self._get(Job, "GET /task/{id}", path=f"/task/{int(job_id)}")
+        if job.id != int(job_id):
+            raise NoAnswerError("GET /task/{id}", f"job {job.id} was shown for job {job_id}")
+        return job
 
     async def delete_job(self, job_id: int) -> None:
         """Delete a job; a running one is stopped first. `NotFoundError` when it is gone already."""
@@ -380,7 +398,7 @@ def _data(call: str, response: httpx.Response) -> Any:
     try:
         envelope = response.json()
         code = int(envelope["code"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise _no_envelope(call, response) from None
     if code == 0:
         return envelope.get("data")
@@ -413,6 +431,41 @@ def _read(model: type[Model], call: str, data: object) -> Model:
     except ValidationError as err:
         field = ".".join(map(str, err.errors()[0]["loc"])) or "data"
         raise NoAnswerError(call, f"{field} is missing or not as documented") from None
+
+
+def _row_or_none(row: object) -> Job | None:
+    try:
+        return Job.model_validate(row)
+    except ValidationError:
+        return None
+
+
+def _without(message: str, sent: object) -> str:
+    """A message without the texts of a request's settings."""
+    texts: list[str] = []
+
+    def collect(value: object) -> None:
+        if isinstance(value, str) and len(value) > 2:
+            texts.append(value)
+        elif isinstance(value, dict):
+            for each in value.values():
+                collect(each)
+        elif isinstance(value, list):
+            for each in value:
+                collect(each)
+
+    collect(sent.get("script_config") if isinstance(sent, dict) else None)
+    for text in sorted(texts, key=len, reverse=True):
+        message = message.replace(text, "...")
+    return message
+
+
+def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Refuse what HTTP cannot carry, without repeating it: header values are often secret."""
+    for name, value in (headers or {}).items():
+        if not (name and f"{name}{value}".isascii() and f"{name}{value}".isprintable()):
+            raise InvalidRequest("headers", "a name or value holds a character HTTP cannot carry")
+    return dict(headers or {})
 
 
 def _check_page(page: int, page_size: int) -> None:

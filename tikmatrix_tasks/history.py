@@ -10,8 +10,8 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from tikmatrix_tasks.client import MAX_PAGE_SIZE, TikMatrixClient
-from tikmatrix_tasks.errors import TikMatrixError
-from tikmatrix_tasks.jobs import Job
+from tikmatrix_tasks.errors import NoAnswerError, TikMatrixError
+from tikmatrix_tasks.jobs import Job, JobPage
 
 MOST_UNSORTED_PAGES = 50
 
@@ -30,8 +30,8 @@ async def newest_job_id(client: TikMatrixClient) -> int:
     return 0
 
 
-async def jobs_after(client: TikMatrixClient, job_id: int, script_name: str) -> list[Job]:
-    """All jobs of a script with a higher id. A row that moves between pages may be missed."""
+async def jobs_after(client: TikMatrixClient, job_id: int, script_name: str | None) -> list[Job]:
+    """All jobs (of a script) with a higher id. A row that moves between pages may be missed."""
     newer: dict[int, Job] = {}
     async for page in _pages_from_newest(client, script_name):
         newer.update({job.id: job for job in page if job.id > job_id})
@@ -45,11 +45,16 @@ async def _pages_from_newest(
 ) -> AsyncIterator[list[Job]]:
     """Pages of jobs, the one with the newest first; an unsorted list comes as one page."""
 
-    async def read(page: int) -> list[Job]:
+    async def read_page(page: int) -> JobPage:
         answer = await client.list_jobs(script_name=script_name, page=page, page_size=MAX_PAGE_SIZE)
-        return list(answer.jobs)
+        if answer.unreadable_rows:  # one of them may be the very job that is looked for
+            raise NoAnswerError("GET /task", f"{answer.unreadable_rows} unreadable rows")
+        return answer
 
-    first = await client.list_jobs(script_name=script_name, page=1, page_size=MAX_PAGE_SIZE)
+    async def read(page: int) -> list[Job]:
+        return list((await read_page(page)).jobs)
+
+    first = await read_page(1)
     ids = [job.id for job in first.jobs]
     one_page = len(ids) < MAX_PAGE_SIZE and (first.total is None or first.total <= len(ids))
     if one_page:

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
@@ -48,7 +48,7 @@ class Intent(BaseModel):
     were_set: tuple[str, ...]
 
     @classmethod
-    def of(cls, request: JobRequest, newest_job_id: int) -> Intent:
+    def of(cls, request: JobRequest, newest_job_id: int, noted_at: datetime) -> Intent:
         intent_id = uuid4().hex
         names = dict.fromkeys(request.script.secret_names, "")
         settings = request.script.to_api(names, with_defaults=True)
@@ -56,7 +56,7 @@ class Intent(BaseModel):
             id=intent_id,
             fingerprint=request.fingerprint(),
             newest_job_id=newest_job_id,
-            noted_at=datetime.now(timezone.utc),
+            noted_at=noted_at,
             script_name=request.script.name,
             owners=request.owners,
             by_account=bool(request.usernames),

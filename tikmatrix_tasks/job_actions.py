@@ -4,55 +4,127 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
 
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import BadRequestError, NotFoundError, TikMatrixError
-from tikmatrix_tasks.jobs import JobStatus
-from tikmatrix_tasks.retries import is_in_doubt
+from tikmatrix_tasks.intent import Intent
+from tikmatrix_tasks.jobs import Batch, JobStatus
+from tikmatrix_tasks.retries import is_in_doubt, may_retry
 from tikmatrix_tasks.rows import row_or_none
+from tikmatrix_tasks.submission import created_by, utc_now
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Job ids of a submission that was stopped; `unclear` may be somebody else's and go on."""
+
+    job_ids: tuple[int, ...] = ()
+    still_open: tuple[int, ...] = ()
+    unclear: tuple[int, ...] = ()
+
 
 STOP_SETTLES_SECONDS = 10.0
 """How long a stopped job may still show as running; an assumption, the docs say nothing of it."""
+STOP_BUDGET_SECONDS = 300.0
+"""How long stopping puts up with missing answers; a program that is closed runs no job."""
 
 
-async def stop(client: TikMatrixClient, job_ids: Iterable[int]) -> tuple[int, ...]:
-    """Stop running jobs and keep pending ones from starting.
+async def stop(
+    client: TikMatrixClient, job_ids: Iterable[int], *, revival_seconds: float
+) -> tuple[int, ...]:
+    """Stop running jobs, and keep pending ones from starting and failed ones from reviving.
 
     The API documents `stop` for running jobs only. A job that is still pending after it is
-    deleted, because it would start otherwise. Jobs that have ended, or are gone, are left alone.
+    deleted, because it would start otherwise. Jobs that have ended, or are gone, are left alone;
+    a failed one is watched for `revival_seconds`, because Auto Retry may run it again.
 
     Returns:
         The ids that still show as pending or running after `STOP_SETTLES_SECONDS`.
 
     Raises:
-        TikMatrixError: an answer was missing or refused; some jobs may go on. Safe to call again.
+        TikMatrixError: answers were missing for `STOP_BUDGET_SECONDS`, or refused; some jobs may
+            go on. Safe to call again.
     """
-    settled_by = asyncio.get_running_loop().time() + STOP_SETTLES_SECONDS
-    remaining = tuple(dict.fromkeys(job_ids))
+    now = asyncio.get_running_loop().time
+    settled_by, watched_until = now() + STOP_SETTLES_SECONDS, now() + revival_seconds
+    silent_since: float | None = None
+    watched = list(dict.fromkeys(job_ids))
     while True:
-        remaining = tuple([job_id for job_id in remaining if await _still_open(client, job_id)])
-        if not remaining or asyncio.get_running_loop().time() >= settled_by:
-            return remaining
-        await asyncio.sleep(0.5)
+        failure: TikMatrixError | None = None
+        still_open: list[int] = []
+        for job_id in list(watched):  # a failure with one must not keep the others running
+            try:
+                status = await _told_to_end(client, job_id)
+            except TikMatrixError as err:
+                failure = err
+                continue
+            if status in (JobStatus.PENDING, JobStatus.RUNNING):
+                still_open.append(job_id)
+            elif status is not JobStatus.FAILED or now() >= watched_until:
+                watched.remove(job_id)
+        if failure is not None:
+            silent_since = now() if silent_since is None else silent_since
+            too_long = now() - silent_since >= STOP_BUDGET_SECONDS
+            if too_long or not may_retry(failure, "remove"):
+                raise failure
+            await asyncio.sleep(1)
+            continue
+        silent_since = None
+        if not watched or (still_open and now() >= max(settled_by, watched_until)):
+            return tuple(still_open)
+        await asyncio.sleep(0.5 if still_open else 2.0)
 
 
-async def _still_open(client: TikMatrixClient, job_id: int) -> bool:
-    """Ask one job to end, and tell whether it still has to."""
+async def stop_submitted(
+    client: TikMatrixClient,
+    intent: Intent | None,
+    batch: Batch | None,
+    *,
+    settle_seconds: float,
+    revival_seconds: float,
+    utc_now: Callable[[], datetime] = utc_now,
+) -> Stopped:
+    """Stop what a submission created, also where no answer told which jobs these are.
+
+    Without a batch, jobs are looked for until `settle_seconds` after the intent was noted, and
+    those that certainly are the submission's are stopped as they are found.
+    """
+    if batch is not None:
+        still_open = await stop(client, batch.job_ids, revival_seconds=revival_seconds)
+        return Stopped(batch.job_ids, still_open)
+    if intent is None:
+        return Stopped()
+    loop = asyncio.get_running_loop()
+    age = (utc_now() - intent.noted_at).total_seconds()
+    settled_at = loop.time() + max(settle_seconds - age, 0)
+    while True:
+        last_look = loop.time() >= settled_at
+        found = await created_by(client, intent, looks=2)
+        watch = revival_seconds if last_look else 0
+        still_open = await stop(client, found.job_ids, revival_seconds=watch)
+        if last_look:
+            return Stopped(found.job_ids, still_open, tuple(found.unclear))
+
+
+async def _told_to_end(client: TikMatrixClient, job_id: int) -> JobStatus | None:
+    """Ask one job to end if it has to, and return its status then; None when it is gone."""
     job = await row_or_none(client, job_id)
     if job is None or job.known_status in (JobStatus.COMPLETED, JobStatus.FAILED):
-        return False
+        return None if job is None else job.known_status
     try:
         await client.stop_job(job_id)
     except NotFoundError:
-        return False
+        return None
     except BadRequestError:
         if job.known_status is not JobStatus.PENDING:
-            return True  # it may just have ended: its row decides at the next look
+            return job.known_status  # it may just have ended: the next look tells
     job = await row_or_none(client, job_id)
     if job is not None and job.known_status is JobStatus.PENDING:
         await delete(client, [job_id])
-        return False
-    return job is not None and job.known_status is JobStatus.RUNNING
+        return None
+    return None if job is None else job.known_status
 
 
 async def delete(client: TikMatrixClient, job_ids: Iterable[int]) -> None:
@@ -60,11 +132,16 @@ async def delete(client: TikMatrixClient, job_ids: Iterable[int]) -> None:
 
     One call each: what the batch call does when one of its ids is unknown is not documented.
     """
-    for job_id in job_ids:
+    failure: TikMatrixError | None = None
+    for job_id in job_ids:  # a failure with one must not keep the others
         try:
             await client.delete_job(job_id)
         except NotFoundError:
             continue
+        except TikMatrixError as err:
+            failure = err
+    if failure is not None:
+        raise failure
 
 
 async def retry(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
 from tikmatrix_tasks.errors import InvalidRequest
 from tikmatrix_tasks.scripts import Script, Secrets
 
-HH_MM = r"([01]\d|2[0-3]):[0-5]\d"  # 24-hour, the TikMatrix machine's clock; no zone is named
+HH_MM = r"([01][0-9]|2[0-3]):[0-5][0-9]"  # 24-hour, the TikMatrix machine's clock; no zone is named
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,20 @@ class JobRequest:
         return body
 
     def fingerprint(self) -> str:
-        """A hash that equal requests share. Of a secret it holds the block's name only."""
-        body = self.to_api({name: name for name in self.script.secret_names})
+        """A hash that equal requests share. Of a secret it holds the block's name only.
+
+        The order of phones, accounts and targets does not count: it may differ when a flow is run
+        again, and the jobs are the same.
+        """
+        ordered = replace(
+            self,
+            script=self.script.only_targets(sorted(self.script.targets))
+            if self.script.targets
+            else self.script,
+            serials=tuple(sorted(self.serials)),
+            usernames=tuple(sorted(self.usernames)),
+        )
+        body = ordered.to_api({name: name for name in self.script.secret_names})
         return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def __str__(self) -> str:

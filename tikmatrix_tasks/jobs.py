@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import Enum, IntEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from tikmatrix_tasks.errors import UnknownJobStatus
 
@@ -33,7 +33,7 @@ def _text_or_none(value: object) -> object:
 def _time_or_none(value: object) -> object:
     """`YYYY-MM-DD HH:MM:SS` of the TikMatrix machine; anything else counts as not known."""
     try:
-        return datetime.fromisoformat(str(value))
+        return datetime.fromisoformat(str(value)).replace(tzinfo=None)
     except ValueError:
         return None
 
@@ -50,7 +50,7 @@ def _settings_or_none(value: object) -> object:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return value if isinstance(value, dict) else None
 
@@ -109,6 +109,8 @@ class JobPage(Received):
 
     jobs: tuple[Job, ...]
     total: Number = None
+    unreadable_rows: int = 0
+    """Rows whose id or status could not be read; they are left out of `jobs`."""
 
 
 class License(Received):
@@ -164,6 +166,10 @@ class CreatedJobs(Received):
     created_count: Number = None
 
 
+def _each_once(job_ids: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(job_ids))
+
+
 class Batch(BaseModel):
     """The jobs that one submission created. Holds no caption, path or secret.
 
@@ -173,7 +179,7 @@ class Batch(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    job_ids: tuple[int, ...]
+    job_ids: Annotated[tuple[int, ...], AfterValidator(_each_once)]
     script_name: str | None = None
     owners: tuple[str, ...] = ()
     by_account: bool = False
@@ -248,8 +254,8 @@ class Report(BaseModel):
 
     @property
     def ok(self) -> bool:
-        """Whether every job completed."""
-        return all(job.outcome is Outcome.COMPLETED for job in self.jobs)
+        """Whether there were jobs and every one completed."""
+        return bool(self.jobs) and all(job.outcome is Outcome.COMPLETED for job in self.jobs)
 
     @property
     def completed(self) -> tuple[JobReport, ...]:

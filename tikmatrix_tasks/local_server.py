@@ -22,6 +22,8 @@ def quiet_environment(environment: Mapping[str, str], home: Path) -> dict[str, s
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # it would report to the internet
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "NO_PROXY": "127.0.0.1,localhost",  # what is on this machine is not to go through a proxy
+        "no_proxy": "127.0.0.1,localhost",
     }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tikmatrix_tasks.errors import (
     ApiError,
@@ -16,7 +18,10 @@ from tikmatrix_tasks.errors import (
     OverloadedError,
     PlanError,
     ScriptNotSupported,
+    TikMatrixError,
 )
+
+R = TypeVar("R")
 
 Call = Literal["read", "remove", "create"]
 """`read` changes nothing; `remove` (stop, delete) comes to the same when done twice; `create`
@@ -67,3 +72,27 @@ def is_in_doubt(error: object) -> bool:
     if isinstance(error, OverloadedError):
         return error.http_status != 429
     return isinstance(error, NoAnswerError | InternalError)
+
+
+async def patiently(
+    read: Callable[[], Awaitable[R]], *, budget_seconds: float, when_closed: bool = True
+) -> R:
+    """Read, and for a while read again what may be; where TikMatrix is closed if `when_closed`.
+
+    Raises:
+        TikMatrixError: the last one, when the budget is spent or trying again cannot help.
+    """
+    now = asyncio.get_running_loop().time
+    deadline = now() + budget_seconds
+    pause = 1.0
+    while True:
+        try:
+            return await read()
+        except TikMatrixError as err:
+            hopeless = isinstance(err, NotSentError) and not when_closed
+            if hopeless or not may_retry(err, "read") or now() >= deadline:
+                raise
+            asked = getattr(err, "retry_after_seconds", None) or 0.0
+        pause_now = max(pause, min(asked, LONGEST_RETRY_AFTER_SECONDS))
+        await asyncio.sleep(min(pause_now, max(deadline - now(), 0.1)))
+        pause = min(pause * 2, 15.0)

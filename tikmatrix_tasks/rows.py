@@ -6,7 +6,12 @@ import asyncio
 from collections.abc import Collection
 
 from tikmatrix_tasks.client import TikMatrixClient
-from tikmatrix_tasks.errors import JobsNotIdentified, NotFoundError
+from tikmatrix_tasks.errors import (
+    JobsNotIdentified,
+    NotFoundError,
+    NotSentError,
+    TikMatrixError,
+)
 from tikmatrix_tasks.jobs import Batch, Job, JobStatus
 
 NEW_JOB_GRACE_SECONDS = 10.0
@@ -23,15 +28,20 @@ async def row_or_none(client: TikMatrixClient, job_id: int) -> Job | None:
         return None
 
 
+RowOrError = Job | TikMatrixError | None
+
+
 async def read_rows(
     client: TikMatrixClient, job_ids: Collection[int], script_name: str | None = None
-) -> dict[int, Job | None]:
+) -> dict[int, RowOrError]:
     """The row of each job, None for one that TikMatrix does not know (40401).
+
+    Where asking for one job failed, that failure stands for its row: the others are not to suffer.
 
     Pages of running and of pending jobs first, whatever history TikMatrix keeps; then by id what
     no page showed: jobs that have ended, and any that slipped from page to page meanwhile.
     """
-    rows: dict[int, Job | None] = {}
+    rows: dict[int, RowOrError] = {}
     if len(job_ids) > ASK_ONE_BY_ONE:
         for status in (JobStatus.RUNNING, JobStatus.PENDING):
             if len(rows) < len(job_ids):
@@ -40,7 +50,12 @@ async def read_rows(
                         rows[job.id] = job
     for job_id in job_ids:
         if job_id not in rows:
-            rows[job_id] = await row_or_none(client, job_id)
+            try:
+                rows[job_id] = await row_or_none(client, job_id)
+            except NotSentError:
+                raise
+            except TikMatrixError as err:
+                rows[job_id] = err
     return rows
 
 
@@ -100,7 +115,10 @@ async def _all_rows(client: TikMatrixClient, batch: Batch) -> dict[int, Job]:
     grace_ends = loop.time() + NEW_JOB_GRACE_SECONDS
     while True:
         found = await read_rows(client, batch.job_ids, batch.script_name)
-        rows = {job_id: job for job_id, job in found.items() if job is not None}
+        for error in found.values():
+            if isinstance(error, TikMatrixError):
+                raise error
+        rows = {job_id: job for job_id, job in found.items() if isinstance(job, Job)}
         if len(rows) == len(batch.job_ids) or loop.time() >= grace_ends:
             return rows
         await asyncio.sleep(1)

@@ -341,7 +341,7 @@ class ChatGPT(Settings):
     api_names = {"api_key_block": "api_key"}
 
     api_key_block: str = Field(
-        min_length=1,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
         title="API key (name of a Secret block)",
         description="The name of the Prefect Secret block that holds the OpenAI key.",
     )

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import NotSentError, SubmissionInDoubt, TikMatrixError
@@ -22,15 +22,19 @@ from tikmatrix_tasks.history import jobs_after, newest_job_id
 from tikmatrix_tasks.intent import Found, Intent, Pair, match, pairs_of
 from tikmatrix_tasks.job_request import JobRequest
 from tikmatrix_tasks.jobs import Batch, Job
-from tikmatrix_tasks.retries import is_in_doubt, may_retry
+from tikmatrix_tasks.retries import is_in_doubt, patiently
 
-R = TypeVar("R")
 OnDoubt = Literal["fail", "adopt"]
 OnDecision = Callable[[str], None]
 """Told in a sentence what was decided about a submission in doubt, and why."""
 
 MOST_SENDS = 3
 """How often one submission is sent at most; more in a row are no accident."""
+
+
+def utc_now() -> datetime:
+    """The time on a clock that goes on while no process of ours runs."""
+    return datetime.now(timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Patience:
     """How long the look-up puts up with no answer."""
     oldest_intent_seconds: float = 900.0
     """After this, a job that is not there may have run and been deleted: it is not sent again."""
+    utc_now: Callable[[], datetime] = utc_now
 
 
 class Ledger(Protocol):
@@ -95,17 +100,18 @@ async def submit(
     return await _Submission(client, request, ledger, patience, on_doubt, on_decision).run()
 
 
-async def find_jobs(
-    client: TikMatrixClient, intent: Intent, *, looks: int, interval_seconds: float
-) -> tuple[int, ...]:
-    """The jobs that an intent certainly accounts for, by several looks at the newer jobs."""
+async def created_by(client: TikMatrixClient, intent: Intent, *, looks: int) -> Found:
+    """The newer jobs that an intent accounts for, and those that it may account for."""
     seen: dict[int, Job] = {}
     for look in range(looks):
         if look:
-            await asyncio.sleep(interval_seconds)
-        newer = await jobs_after(client, intent.newest_job_id, intent.script_name)
-        seen.update({job.id: job for job in newer})
-    return match(intent, seen.values()).job_ids
+            await asyncio.sleep(Patience.look_interval_seconds)
+        newer = await patiently(
+            lambda: jobs_after(client, intent.newest_job_id, intent.script_name),
+            budget_seconds=Patience.outage_budget_seconds,
+        )
+        seen.update({job.id: job for job in newer})  # a row may slip between pages once
+    return match(intent, seen.values())
 
 
 class _Submission:
@@ -129,10 +135,10 @@ class _Submission:
     async def run(self) -> Batch:
         intent = await self._ledger.read_intent()
         if intent is None:
-            newest = await self._patiently(
+            newest = await patiently(
                 lambda: newest_job_id(self._client), budget_seconds=10, when_closed=False
             )
-            intent = Intent.of(self._request, newest)
+            intent = Intent.of(self._request, newest, self._patience.utc_now())
             await self._ledger.write_intent(intent)
             self._ledger.unsent.add(intent.id)
         doubt = None
@@ -183,6 +189,11 @@ class _Submission:
                 raise
             expected = None if request.enable_multi_account else request.least_jobs
             self._answered |= set(created.task_ids)
+            if created.created_count not in (None, len(created.task_ids)):
+                return (
+                    f"the answer names {len(created.task_ids)} jobs and says that "
+                    f"{created.created_count} were created"
+                )
             if expected == len(created.task_ids):
                 self._done |= set(pairs_of(request))
             if expected is not None and len(created.task_ids) > expected:
@@ -194,7 +205,7 @@ class _Submission:
     async def _look(self, intent: Intent, doubt: str) -> Found:
         """Look at the newer jobs until all are there or the settling time is over."""
         patience = self._patience
-        age = (datetime.now(timezone.utc) - intent.noted_at) / timedelta(seconds=1)
+        age = (patience.utc_now() - intent.noted_at) / timedelta(seconds=1)
         old = not self._sends and age > patience.oldest_intent_seconds
         settle = patience.settle_seconds - (0 if self._sends else age)
         settled_at = self._now() + settle
@@ -202,10 +213,9 @@ class _Submission:
         looks = 0
         while True:
             try:
-                newer = await self._patiently(
+                newer = await patiently(
                     lambda: jobs_after(self._client, intent.newest_job_id, intent.script_name),
                     budget_seconds=patience.outage_budget_seconds,
-                    when_closed=True,
                 )
             except TikMatrixError as err:
                 raise self._in_doubt(f"{doubt}, and the look for its jobs failed: {err}") from err
@@ -218,6 +228,16 @@ class _Submission:
             if looks >= 2 and self._now() >= settled_at:  # a row may slip between pages once
                 break
             await asyncio.sleep(patience.look_interval_seconds)
+        newer = await patiently(
+            lambda: jobs_after(self._client, intent.newest_job_id, None),
+            budget_seconds=patience.outage_budget_seconds,
+        )
+        ids = {*seen, *(job.id for job in newer)}
+        if ids and max(ids) - intent.newest_job_id > len(ids):
+            raise self._in_doubt(
+                f"{doubt}, not all its jobs are there, and somebody deleted jobs meanwhile",
+                found.job_ids,
+            )
         if old:
             raise self._in_doubt(
                 f"{doubt}, that is {age / 60:.0f} minutes ago, and not all its jobs are there: "
@@ -243,22 +263,6 @@ class _Submission:
         if found.too_many:
             raise self._in_doubt(f"{doubt}, and more jobs match than were asked for", found.job_ids)
 
-    async def _patiently(
-        self, read: Callable[[], Awaitable[R]], *, budget_seconds: float, when_closed: bool
-    ) -> R:
-        """Read, and try again for a while; where TikMatrix is closed only if `when_closed`."""
-        deadline = self._now() + budget_seconds
-        pause = 1.0
-        while True:
-            try:
-                return await read()
-            except TikMatrixError as err:
-                hopeless = isinstance(err, NotSentError) and not when_closed
-                if hopeless or not may_retry(err, "read") or self._now() >= deadline:
-                    raise
-            await asyncio.sleep(min(pause, max(deadline - self._now(), 0.1)))
-            pause = min(pause * 2, 15.0)
-
     def _decide(self, sentence: str) -> None:
         self._decisions.append(sentence)
         self._on_decision(sentence)
@@ -277,7 +281,7 @@ class _Submission:
             expected_jobs=None if request.enable_multi_account else request.least_jobs,
             expected_seconds=request.script.expected_seconds,
             start_time=request.start_time,
-            created_at=datetime.now(timezone.utc),
+            created_at=self._patience.utc_now(),
             decisions=tuple(self._decisions),
         )
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from prefect import Task, get_run_logger, task
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
 
 from tikmatrix_tasks import job_actions, rows, submission, waiting
@@ -40,8 +40,9 @@ from tikmatrix_tasks.jobs import (
 )
 from tikmatrix_tasks.ledger import RunLedger, Submitted
 from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, Call, may_retry
+from tikmatrix_tasks.runs import calling_task_runs, outermost_run
 from tikmatrix_tasks.scripts import Script
-from tikmatrix_tasks.submission_keys import submission_key
+from tikmatrix_tasks.submission_keys import Place, submission_key
 from tikmatrix_tasks.watcher import Watcher, shared_watcher
 
 P = ParamSpec("P")
@@ -292,16 +293,15 @@ async def _submit_jobs(
 
 def _ledger(tikmatrix: TikMatrix | None) -> RunLedger | None:
     """Where the current submission is kept; None outside a flow run, where nothing repeats it."""
-    flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
-    if flow_context is None or flow_context.flow_run is None or task_context is None:
-        return None
-    key = _submission_key(task_context, task_context.parameters)
-    if key is None:
+    context = TaskRunContext.get()
+    key = None if context is None else _submission_key(context, context.parameters)
+    run = outermost_run()
+    if key is None or run is None:
         return None
     block = _block(tikmatrix)
     name = block._block_document_name
     submitted = Submitted(key=key, base_url=block.settings.base_url, block_name=name)
-    return RunLedger(flow_context.flow_run.id, submitted)
+    return RunLedger(run.id, submitted)
 
 
 _turns: dict[str, asyncio.Lock] = {}
@@ -322,15 +322,17 @@ def _planned(parameters: dict[str, Any]) -> JobRequest | None:
 
 
 def _submission_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    request = _planned(parameters)
-    flow_context = FlowRunContext.get()
-    flow_run = flow_context.flow_run if flow_context else None
-    if request is None or flow_run is None:
+    request, run = _planned(parameters), outermost_run()
+    if request is None or run is None:
         return None  # outside a flow run there is nothing that could be retried as a whole
-    return submission_key(
-        flow_run_id=flow_run.id,
-        attempt=flow_run.run_count,
+    place = Place(
+        flow_run_id=run.id,
+        flow_attempt=run.run_count,
         task_run_id=context.task_run.id,
+        callers=tuple((caller.id, caller.run_count) for caller in calling_task_runs(context)),
+    )
+    return submission_key(
+        place,
         base_url=_block(parameters["tikmatrix"]).settings.base_url,
         fingerprint=request.fingerprint(),
     )
@@ -438,7 +440,8 @@ async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
     """Stop what a wait has no more time for, and say how that went."""
     async with _client(tikmatrix) as client:
         try:
-            still_open = await job_actions.stop(client, batch.job_ids)
+            grace = _block(tikmatrix).settings.failure_grace_seconds
+            still_open = await job_actions.stop(client, batch.job_ids, revival_seconds=grace)
         except TikMatrixError as err:
             return f"could not be stopped and may go on ({err})"
     ids = ", ".join(map(str, still_open))
@@ -550,13 +553,18 @@ run_script, arun_script = _twins(
 async def _stop_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tuple[int, ...]:
     """Stop running jobs and keep pending ones from starting, by deleting them if need be.
 
-    Jobs that have ended or are gone are left alone, so calling it twice is safe.
+    Jobs that have ended or are gone are left alone, so calling it twice is safe. A failed job is
+    watched for `failure_grace_seconds`, because Auto Retry would run it again.
 
     Returns:
         The ids that still show as pending or running 10 s later.
     """
     async with _client(tikmatrix) as client:
-        return await job_actions.stop(client, _as_batch(jobs).job_ids)
+        return await job_actions.stop(
+            client,
+            _as_batch(jobs).job_ids,
+            revival_seconds=_block(tikmatrix).settings.failure_grace_seconds,
+        )
 
 
 stop_jobs, astop_jobs = _twins(

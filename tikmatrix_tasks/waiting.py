@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from tikmatrix_tasks.errors import (
+    HttpStatusError,
+    NoAnswerError,
     OverloadedError,
     TikMatrixError,
     TikMatrixUnreachable,
@@ -28,6 +30,7 @@ OnChange = Callable[[str], None]
 """Told in a sentence whenever a job's status changed, or TikMatrix went away or came back."""
 
 _SLOWER = 1.3  # after a poll that showed nothing new, the next one is this much later
+_LAST_LOOK_SECONDS = 5.0  # how long a look may go on when the time is up
 _JITTER = 0.2  # so that several waits do not ask at the same moments
 
 
@@ -93,9 +96,10 @@ class _Follower:
             left = max(deadline - self._now(), 0.0)
             jittered = pause * random.uniform(1 - _JITTER, 1 + _JITTER)
             try:
-                await self._look(within_seconds=min(max(jittered, asked_pause), left))
+                await self._look(min(max(jittered, asked_pause), left), left)
             except TikMatrixError as err:
-                if not may_retry(err, "read"):
+                # Also an HTTP error page: a look that fails says nothing about a job.
+                if not may_retry(err, "read") and not isinstance(err, HttpStatusError):
                     raise
                 asked = err.retry_after_seconds if isinstance(err, OverloadedError) else None
                 asked_pause = min(asked or 0.0, LONGEST_RETRY_AFTER_SECONDS)
@@ -121,20 +125,29 @@ class _Follower:
             self._retried[job_id] = (self._now(), _mark(self._rows[job_id]))
             self._on_change(f"job {job_id} runs again")
 
-    async def _look(self, within_seconds: float) -> None:
+    async def _look(self, within_seconds: float, left: float) -> None:
         open_ids = [job_id for job_id in self._batch.job_ids if job_id not in self._final]
-        graces = [self._grace_left(job_id) for job_id in self._failed]
+        graces = [left for job_id in self._failed if (left := self._grace_left(job_id)) > 0]
         within_seconds = min([within_seconds, *graces])
         # Until a grace ends, asking about that job changes nothing, unless nothing else is asked.
         wanted = [job_id for job_id in open_ids if self._grace_left(job_id) <= within_seconds]
-        rows = await self._watcher.look(
+        look = self._watcher.look(
             wanted or open_ids, self._batch.script_name, within_seconds=within_seconds
         )
+        try:
+            rows = await asyncio.wait_for(look, left + _LAST_LOOK_SECONDS)
+        except asyncio.TimeoutError:  # not the builtin one before Python 3.11
+            raise NoAnswerError("look at jobs", "not whole when the time was up") from None
+        failures = [row for row in rows.values() if isinstance(row, TikMatrixError)]
         for job_id, job in rows.items():
+            if isinstance(job, TikMatrixError):
+                continue
             if job is not None:
                 self._saw(job)
             elif job_id in self._rows or self._now() - self._started >= NEW_JOB_GRACE_SECONDS:
                 self._end(job_id, Outcome.GONE)
+        if failures:
+            raise failures[0]
 
     def _saw(self, job: Job) -> None:
         status = job.known_status

@@ -12,8 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tikmatrix_tasks.client import TikMatrixClient
-from tikmatrix_tasks.jobs import Job
-from tikmatrix_tasks.rows import read_rows
+from tikmatrix_tasks.rows import RowOrError, read_rows
 
 _LINGER_SECONDS = 5.0  # keeps the connection for waits that ask again, or begin, meanwhile
 
@@ -23,7 +22,7 @@ class _Ask:
     job_ids: Collection[int]
     script_name: str | None
     due: float
-    answer: asyncio.Future[dict[int, Job | None]]
+    answer: asyncio.Future[dict[int, RowOrError]]
 
 
 class Watcher:
@@ -37,8 +36,8 @@ class Watcher:
 
     async def look(
         self, job_ids: Collection[int], script_name: str | None, *, within_seconds: float
-    ) -> dict[int, Job | None]:
-        """The rows of some jobs, at the latest in `within_seconds`; None for an unknown job.
+    ) -> dict[int, RowOrError]:
+        """The rows of some jobs, asked for in `within_seconds` at the latest; see `read_rows`.
 
         Raises:
             TikMatrixError: the look failed, which says nothing about any job.
@@ -47,7 +46,7 @@ class Watcher:
         ask = _Ask(job_ids, script_name, loop.time() + within_seconds, loop.create_future())
         self._asks.append(ask)
         self._asked.set()
-        if self._watching is None or self._watching.done():
+        if self._watching is None:
             self._watching = loop.create_task(self._watch())
         try:
             return await ask.answer
@@ -56,17 +55,30 @@ class Watcher:
                 self._asks.remove(ask)
 
     async def _watch(self) -> None:
+        try:
+            async with self._open_client() as client:
+                await self._answer_asks(client)
+        except Exception as err:  # an impossible address, say: those who asked must hear of it
+            _fail(self._asks, err)
+        except asyncio.CancelledError:
+            _fail(self._asks, asyncio.CancelledError())
+            raise
+        finally:
+            self._watching = None
+            if self._asks:  # they came while the connection was being closed
+                self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _answer_asks(self, client: TikMatrixClient) -> None:
         loop = asyncio.get_running_loop()
-        async with self._open_client() as client:
-            while True:
-                due = min((ask.due for ask in self._asks), default=loop.time() + _LINGER_SECONDS)
-                self._asked.clear()
-                if due > loop.time() and await self._another_ask(due - loop.time()):
-                    continue  # it may be due sooner
-                asks, self._asks = self._asks, []
-                if not asks:
-                    return
-                await _answer(client, asks)
+        while True:
+            due = min((ask.due for ask in self._asks), default=loop.time() + _LINGER_SECONDS)
+            self._asked.clear()
+            if due > loop.time() and await self._another_ask(due - loop.time()):
+                continue  # it may be due sooner
+            asks, self._asks = self._asks, []
+            if not asks:
+                return
+            await _answer(client, asks)
 
     async def _another_ask(self, within_seconds: float) -> bool:
         try:
@@ -90,10 +102,22 @@ async def _answer(client: TikMatrixClient, asks: list[_Ask]) -> None:
     try:
         rows = await read_rows(client, wanted, scripts.pop() if len(scripts) == 1 else None)
     except Exception as err:  # whatever it is, those who asked must hear of it
-        for ask in asks:
-            if not ask.answer.done():
-                ask.answer.set_exception(err)
+        _fail(asks, err)
         return
+    except asyncio.CancelledError:
+        _fail(asks, asyncio.CancelledError())
+        raise
     for ask in asks:
         if not ask.answer.done():
             ask.answer.set_result({job_id: rows[job_id] for job_id in ask.job_ids})
+
+
+def _fail(asks: list[_Ask], error: BaseException) -> None:
+    for ask in asks:
+        if ask.answer.done():
+            continue
+        if isinstance(error, asyncio.CancelledError):
+            ask.answer.cancel()
+        else:
+            ask.answer.set_exception(error)
+    asks.clear()

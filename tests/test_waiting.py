@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
+from tests.conftest import block_for
+from tests.odd_server import OddServer, envelope
 from tests.virtual_clock import VirtualTikMatrix, run
 from tikmatrix_tasks import (
     AccountWarmup,
     Batch,
     Follow,
+    InvalidRequest,
     JobRequest,
     Outcome,
     PlanError,
     Post,
     Report,
     Script,
+    TikMatrixClient,
     TikMatrixUnreachable,
     WaitTimedOut,
 )
+from tikmatrix_tasks.job_actions import retry, stop
 from tikmatrix_tasks.rows import split_by_owner
-from tikmatrix_tasks.simulator import Dialect, Options, parse_fault
+from tikmatrix_tasks.simulator import FAILED, Dialect, Options, parse_fault
 from tikmatrix_tasks.submission import MemoryLedger, submit
 from tikmatrix_tasks.waiting import Pace, follow
 from tikmatrix_tasks.watcher import Watcher
@@ -354,5 +360,103 @@ def test_a_cancelled_wait_leaves_the_others_alone() -> None:
         await asyncio.sleep(50)
         waits[0].cancel()
         assert (await waits[1]).ok
+
+    run(scenario())
+
+
+def test_one_job_that_cannot_be_read_does_not_fail_the_other_waits(odd_server: OddServer) -> None:
+    """One look serves all waits; one bad job must not end them all."""
+    odd_server.answers["GET /task/1"] = (200, envelope({"id": 1, "status": 2}))
+    odd_server.answers["GET /task/2"] = (200, envelope(code=50001, message="broken row"))
+    block = block_for(odd_server.base_url, outage_budget_seconds=0.2)
+    pace = Pace(poll_interval_seconds=0.05, outage_budget_seconds=0.2, failure_grace_seconds=0)
+
+    async def scenario() -> None:
+        watcher = Watcher(block.get_client)
+        waits = [follow(watcher, Batch.of([job_id]), pace, timeout_seconds=20) for job_id in (1, 2)]
+        good, bad = await asyncio.gather(*waits, return_exceptions=True)
+        assert isinstance(good, Report)
+        assert good.ok
+        assert isinstance(bad, TikMatrixUnreachable)
+
+    asyncio.run(scenario())
+
+
+def test_a_watcher_that_cannot_open_its_client_says_so() -> None:
+    def impossible() -> TikMatrixClient:
+        raise InvalidRequest("base_url", "cannot be")
+
+    async def scenario() -> None:
+        with pytest.raises(InvalidRequest):
+            await asyncio.wait_for(
+                follow(Watcher(impossible), Batch.of([1]), NO_GRACE, timeout_seconds=5), 10
+            )
+
+    asyncio.run(scenario())
+
+
+def test_an_error_page_amid_a_wait_says_nothing_about_a_job(odd_server: OddServer) -> None:
+    done = (200, envelope({"id": 1, "status": 2}))
+    odd_server.answers["GET /task/1"] = [(404, b"<html></html>"), (408, b""), done]
+    pace = Pace(poll_interval_seconds=0.05)
+
+    async def scenario() -> None:
+        watcher = Watcher(block_for(odd_server.base_url).get_client)
+        assert (await follow(watcher, Batch.of([1]), pace, timeout_seconds=20)).ok
+
+    asyncio.run(scenario())
+
+
+def test_an_id_named_twice_is_one_job() -> None:
+    async def scenario() -> None:
+        tikmatrix = VirtualTikMatrix(Options(phones=1, auto_retry=False))
+        batch = await submitted(tikmatrix, Post(), 1)
+        report = await waited(tikmatrix, Batch.of([*batch.job_ids, *batch.job_ids]))
+        assert len(report.jobs) == 1
+
+    run(scenario())
+
+
+def test_failed_jobs_are_run_again_as_often_as_asked() -> None:
+    async def scenario() -> None:
+        tikmatrix = VirtualTikMatrix(Options(auto_retry=False))
+        tikmatrix.engine.fail_next(serial="phone-2", times=2)
+        batch = await submitted(tikmatrix, Post(), 3)
+        again: list[Sequence[int]] = []
+
+        async def once_more(job_ids: Sequence[int]) -> Sequence[int]:
+            again.append(job_ids)
+            async with tikmatrix.client() as client:
+                return await retry(client, job_ids)
+
+        report = await follow(
+            Watcher(tikmatrix.client),
+            batch,
+            Pace(),
+            timeout_seconds=HOUR,
+            retry_failed=2,
+            retry=once_more,
+        )
+        assert report.ok
+        assert again == [[batch.job_ids[1]]] * 2
+
+    run(scenario())
+
+
+def test_a_failed_job_that_revives_after_a_stop_is_stopped_again() -> None:
+    """Otherwise a cancelled run would publish a minute later."""
+
+    async def scenario() -> None:
+        tikmatrix = VirtualTikMatrix(Options(phones=1, auto_retry=True))
+        tikmatrix.engine.fail_next()
+        batch = await submitted(tikmatrix, Post(), 1)
+        for _ in range(300):
+            if tikmatrix.engine.jobs[0].status == FAILED:
+                break
+            await asyncio.sleep(0.5)
+        async with tikmatrix.client() as client:
+            assert await stop(client, batch.job_ids, revival_seconds=65) == ()
+        await asyncio.sleep(HOUR)
+        assert [job.status for job in tikmatrix.engine.jobs] in ([], [FAILED])
 
     run(scenario())

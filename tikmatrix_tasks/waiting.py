@@ -30,6 +30,7 @@ OnChange = Callable[[str], None]
 """Told in a sentence whenever a job's status changed, or TikMatrix went away or came back."""
 
 _SLOWER = 1.3  # after a poll that showed nothing new, the next one is this much later
+_SOON_SECONDS = 0.05  # so that the end of a grace is past when it is looked at
 _LAST_LOOK_SECONDS = 5.0  # how long a look may go on when the time is up
 _JITTER = 0.2  # so that several waits do not ask at the same moments
 
@@ -127,8 +128,9 @@ class _Follower:
 
     async def _look(self, within_seconds: float, left: float) -> None:
         open_ids = [job_id for job_id in self._batch.job_ids if job_id not in self._final]
-        graces = [left for job_id in self._failed if (left := self._grace_left(job_id)) > 0]
-        within_seconds = min([within_seconds, *graces])
+        graces = [self._grace_left(job_id) for job_id in self._failed]
+        soonest = min((grace for grace in graces if grace > 0), default=within_seconds)
+        within_seconds = min(within_seconds, max(soonest, _SOON_SECONDS))
         # Until a grace ends, asking about that job changes nothing, unless nothing else is asked.
         wanted = [job_id for job_id in open_ids if self._grace_left(job_id) <= within_seconds]
         look = self._watcher.look(

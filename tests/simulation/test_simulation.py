@@ -39,14 +39,13 @@ def test_a_seed_plays_the_same_way_again() -> None:
         assert first.story == second.story
 
 
-def violations(first: int = 0, **world: object) -> int:
-    found = 0
-    for seed in range(first, first + ENOUGH_TO_FAIL):
+def is_caught(**world: object) -> bool:
+    for seed in range(ENOUGH_TO_FAIL):
         try:
             World(seed, **world).play()  # type: ignore[arg-type]  # by name
         except Violation:
-            found += 1
-    return found
+            return True
+    return False
 
 
 def test_a_blind_resend_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,17 +53,17 @@ def test_a_blind_resend_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         return Found()
 
     monkeypatch.setattr(submission._Submission, "_look", no_look)
-    assert violations() > 0
+    assert is_caught()
 
 
 def test_without_adoption_it_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "match", lambda intent, jobs: Found())
     monkeypatch.setattr(submission._Submission, "_stop_if_unclear", lambda *_: None)
-    assert violations() > 0
+    assert is_caught()
 
 
 def test_without_a_grace_it_is_caught() -> None:
-    assert violations(pace=replace(PACE, failure_grace_seconds=0)) > 0
+    assert is_caught(pace=replace(PACE, failure_grace_seconds=0))
 
 
 def test_without_a_durable_intent_it_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,4 +71,4 @@ def test_without_a_durable_intent_it_is_caught(monkeypatch: pytest.MonkeyPatch) 
         return None
 
     monkeypatch.setattr(Process, "read_intent", forgets)
-    assert violations() > 0
+    assert is_caught()

@@ -66,6 +66,8 @@ async def submitted_by(flow_run_id: UUID, flow: Flow[..., Any] | None) -> list[S
     store = get_result_store()
     if flow is not None:
         store = await store.aupdate_for_flow(flow)
+    # A flow's store looks for metadata in a place of its own; tasks, which wrote, have none.
+    store = store.model_copy(update={"metadata_storage": None})
     submissions = []
     for entry in await _read(store, _index_key(flow_run_id)) or []:
         submitted = Submitted.model_validate(entry)

@@ -1,0 +1,1 @@
+"""Small flows that a real worker runs in tests."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+_lock = threading.Lock()
+_named_ports: set[int] = set()  # whoever was told one may not have opened it yet
 
 START_SECONDS = 90.0  # it starts in about 8 s; a busy machine takes longer
 
@@ -76,7 +80,12 @@ def _until_healthy(server: subprocess.Popen[bytes], address: str, log: Path) -> 
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that was free just now, and that this process has not named before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        with _lock:
+            if port not in _named_ports:
+                _named_ports.add(port)
+                return port

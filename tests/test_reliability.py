@@ -199,6 +199,22 @@ def test_a_failing_look_sends_nothing() -> None:
     run(scenario())
 
 
+def test_a_look_for_gaps_that_fails_sends_nothing() -> None:
+    """Whatever look fails after the request, the run stops in doubt and names it."""
+
+    async def scenario() -> None:
+        tikmatrix = VirtualTikMatrix()
+        tikmatrix.api.faults.drop("POST /task")
+        tikmatrix.api.faults.internal_error("GET /task", times=1000, after=3)
+        with pytest.raises(SubmissionInDoubt, match="the look for its jobs failed"):
+            await submitted(
+                tikmatrix, patience=Patience(settle_seconds=0, outage_budget_seconds=60)
+            )
+        assert tikmatrix.api.requests.count("POST /task") == 1
+
+    run(scenario())
+
+
 def test_a_closed_program_is_never_in_doubt() -> None:
     async def scenario() -> None:
         tikmatrix = VirtualTikMatrix()

@@ -22,6 +22,7 @@ from tikmatrix_tasks.errors import (
     TikMatrixError,
     TikMatrixUnreachable,
     UnknownJobStatus,
+    UnsortedJobs,
     WaitTimedOut,
 )
 from tikmatrix_tasks.job_request import JobRequest
@@ -116,6 +117,7 @@ __all__ = [
     "TikMatrixUnreachable",
     "Unfollow",
     "UnknownJobStatus",
+    "UnsortedJobs",
     "WaitTimedOut",
     "acheck_license",
     "adelete_jobs",

@@ -13,6 +13,7 @@ TikMatrixError
 │   ├── NotFoundError       40401: no such job (any more)
 │   └── InternalError       50001 and any unknown 5xxxx: its own trouble
 ├── SubmissionInDoubt       jobs may or may not exist: look before sending again
+├── UnsortedJobs            the job list is in no order and too long to be read whole
 ├── JobsNotIdentified       the rows do not tell which phone or account a job belongs to
 ├── UnknownJobStatus        a job shows a status that nobody documented
 └── EndedBadly              a wait ended without every job completed; carries the report
@@ -176,6 +177,17 @@ class JobsNotIdentified(TikMatrixError):
     def __str__(self) -> str:
         ids = ", ".join(map(str, self.job_ids))
         return f"jobs {ids}: {self.missing}. The jobs exist and go on; they were not sent again."
+
+
+class UnsortedJobs(TikMatrixError):
+    """The job list is in no order and longer than `pages`, so its newest job is not known."""
+
+    def __init__(self, pages: int) -> None:
+        super().__init__(pages)
+        self.pages = pages
+
+    def __str__(self) -> str:
+        return f"the job list is unsorted and longer than {self.pages} pages"
 
 
 class UnknownJobStatus(TikMatrixError):

@@ -10,17 +10,10 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from tikmatrix_tasks.client import MAX_PAGE_SIZE, TikMatrixClient
-from tikmatrix_tasks.errors import NoAnswerError, TikMatrixError
+from tikmatrix_tasks.errors import NoAnswerError, UnsortedJobs
 from tikmatrix_tasks.jobs import Job, JobPage
 
 MOST_UNSORTED_PAGES = 50
-
-
-class UnsortedJobs(TikMatrixError):
-    """The list is in no order and too long to be read whole, so its newest job is not known."""
-
-    def __str__(self) -> str:
-        return f"the job list is unsorted and longer than {MOST_UNSORTED_PAGES} pages"
 
 
 async def newest_job_id(client: TikMatrixClient) -> int:
@@ -88,7 +81,7 @@ async def _pages_from_newest(
                 yield everything
                 return
             everything += rows
-        raise UnsortedJobs
+        raise UnsortedJobs(MOST_UNSORTED_PAGES)
 
 
 async def _last_page(read: Callable[[int], Awaitable[list[Job]]]) -> int:

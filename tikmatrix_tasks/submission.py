@@ -212,13 +212,7 @@ class _Submission:
         seen: dict[int, Job] = {}
         looks = 0
         while True:
-            try:
-                newer = await patiently(
-                    lambda: jobs_after(self._client, intent.newest_job_id, intent.script_name),
-                    budget_seconds=patience.outage_budget_seconds,
-                )
-            except TikMatrixError as err:
-                raise self._in_doubt(f"{doubt}, and the look for its jobs failed: {err}") from err
+            newer = await self._newer(intent, intent.script_name, doubt)
             looks += 1
             seen.update({job.id: job for job in newer})  # also one that is deleted meanwhile
             found = match(intent, seen.values())
@@ -228,11 +222,8 @@ class _Submission:
             if looks >= 2 and self._now() >= settled_at:  # a row may slip between pages once
                 break
             await asyncio.sleep(patience.look_interval_seconds)
-        newer = await patiently(
-            lambda: jobs_after(self._client, intent.newest_job_id, None),
-            budget_seconds=patience.outage_budget_seconds,
-        )
-        ids = {*seen, *(job.id for job in newer)}
+        of_any_script = await self._newer(intent, None, doubt)
+        ids = {*seen, *(job.id for job in of_any_script)}
         if ids and max(ids) - intent.newest_job_id > len(ids):
             raise self._in_doubt(
                 f"{doubt}, not all its jobs are there, and somebody deleted jobs meanwhile",
@@ -245,6 +236,15 @@ class _Submission:
                 found.job_ids,
             )
         return found
+
+    async def _newer(self, intent: Intent, script_name: str | None, doubt: str) -> list[Job]:
+        try:
+            return await patiently(
+                lambda: jobs_after(self._client, intent.newest_job_id, script_name),
+                budget_seconds=self._patience.outage_budget_seconds,
+            )
+        except TikMatrixError as err:
+            raise self._in_doubt(f"{doubt}, and the look for its jobs failed: {err}") from err
 
     def _stop_if_unclear(self, intent: Intent, found: Found, doubt: str) -> None:
         if self._on_doubt == "adopt":

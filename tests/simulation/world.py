@@ -28,7 +28,6 @@ from tikmatrix_tasks import (
     Outcome,
     Post,
     Report,
-    SubmissionInDoubt,
     TikMatrixClient,
     TikMatrixError,
     WaitTimedOut,
@@ -483,6 +482,3 @@ class World:
 
 async def _awaited(mortal: Mortal) -> None:
     await mortal
-
-
-__all__ = ["PACE", "SubmissionInDoubt", "Violation", "World"]

@@ -31,6 +31,16 @@ from tikmatrix_tasks import (
     submit_jobs,
     wait_for_each,
 )
+from tikmatrix_tasks.parameters import (
+    Accounts,
+    DryRun,
+    EveryAccount,
+    MaxJobs,
+    OnTimeout,
+    Phones,
+    StartTime,
+    Success,
+)
 
 
 def _run_name() -> str:
@@ -43,12 +53,8 @@ def _run_name() -> str:
 @stop_jobs_on_cancel
 @flow(name="warmup-then-post", flow_run_name=_run_name)
 def warmup_then_post(
-    serials: Annotated[
-        list[str] | None, Field(title="Phones", description="Serials of the phones.")
-    ] = None,
-    usernames: Annotated[
-        list[str] | None, Field(title="Accounts", description="Accounts, instead of phones.")
-    ] = None,
+    serials: Phones = None,
+    usernames: Accounts = None,
     warmup: AccountWarmup = AccountWarmup(),  # noqa: B008 (frozen)
     post: Post = Post(),  # noqa: B008 (frozen)
     post_when: Annotated[
@@ -60,13 +66,8 @@ def warmup_then_post(
         ),
     ] = "each",
     tikmatrix: TikMatrix | None = None,
-    start_time: Annotated[
-        str | None,
-        Field(description="When warm-ups start, HH:MM on the TikMatrix machine's clock."),
-    ] = None,
-    enable_multi_account: Annotated[
-        bool, Field(description="Run for every account of each phone, not only its current one.")
-    ] = False,
+    start_time: StartTime = None,
+    enable_multi_account: EveryAccount = False,
     timeout_seconds: Annotated[
         float | None,
         Field(
@@ -75,19 +76,10 @@ def warmup_then_post(
             "4 hours unless set.",
         ),
     ] = None,
-    on_timeout: Annotated[
-        Literal["stop", "leave"],
-        Field(description="Whether jobs that are still open after that are stopped."),
-    ] = "stop",
-    success: Annotated[
-        Literal["any", "all"],
-        Field(description="Whether the run counts as failed unless any phone, or all, posted."),
-    ] = "any",
-    max_jobs: Annotated[
-        int | None,
-        Field(ge=1, description="Refuse to create more jobs at once; 200 unless set."),
-    ] = None,
-    dry_run: Annotated[bool, Field(description="Check and show the plan, send nothing.")] = False,
+    on_timeout: OnTimeout = "stop",
+    success: Success = "any",
+    max_jobs: MaxJobs = None,
+    dry_run: DryRun = False,
 ) -> Report:
     """Warm up phones and publish on each whose warm-up completed.
 

@@ -32,6 +32,8 @@ ROOMS = (
     "settings",
     "waiting",
     "watcher",
+    "tracker",
+    "cadence",
     "job_actions",
     "rows",
     "submission",

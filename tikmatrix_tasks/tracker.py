@@ -41,7 +41,7 @@ PENDING_CHECK_LOOKS = 30
 check on them."""
 _NEW_CHECK_LOOKS = 3  # jobs that were just created are checked on this soon
 _COUNTERS_AGAIN_LOOKS = 100  # counters that failed or contradicted the pages are not asked so long
-_LOAN = 2  # requests: nothing is saved yet at the start; the first look without news pays it back
+_LOAN = 2  # requests, or for each ten jobs one: nothing is saved yet at the start
 _MANY = 4  # jobs that left at once: from here on a page of completed jobs may be cheaper
 _BURST = 50  # so many that a page in vain does not matter
 _PAGES_IN_VAIN = 3
@@ -82,10 +82,11 @@ class Tracker:
         self._doubt = 0  # grows by that number with each look until pending jobs are read
         self._looks_since = {JobStatus.RUNNING: 0, JobStatus.PENDING: 0}
         self._pages = {JobStatus.RUNNING: 1, JobStatus.PENDING: 1}
+        self._was_still = False  # nothing moved at the last look
         self._without_counters = 0  # for so many looks
         self._counters_failed = 0  # times in a row
 
-        self._saved = _LOAN
+        self._saved = 0  # requests, compared with polling each open job
         self._pages_in_vain = _PAGES_IN_VAIN
 
     def follow(self, job_ids: Iterable[int], *, just_created: bool = False) -> None:
@@ -152,12 +153,18 @@ class Tracker:
         elif (due := self._check_due()) is not None:
             await self._read_pages(due)
         else:
+            self._was_still = False
             await self._ask_what_moved()
 
     def _check_due(self) -> JobStatus | None:
+        """Which pages are to be read in place of the counters this time.
+
+        Pages of pending jobs tell late what ended meanwhile, so they are read while all is still,
+        or when that does not come about.
+        """
         for status, looks in (
             (JobStatus.RUNNING, RUNNING_CHECK_LOOKS),
-            (JobStatus.PENDING, PENDING_CHECK_LOOKS),
+            (JobStatus.PENDING, PENDING_CHECK_LOOKS * (1 if self._was_still else 2)),
         ):
             pages = self._pages[status]
             due = self._looks_since[status] >= looks * pages and self._with_status[status]
@@ -176,8 +183,8 @@ class Tracker:
             if self._looks_since[JobStatus.PENDING] >= pages and self._can_spare(pages):
                 await self._read_pages(JobStatus.PENDING)
             return
-        contradicted = self._contradicts(stats)
-        if stats == self._stats and not contradicted and not self._unseen:
+        if stats == self._stats and not self._unseen and not self._contradicts(stats):
+            self._was_still = True
             return
         self._pages[JobStatus.RUNNING] = _pages(stats.running)
         self._pages[JobStatus.PENDING] = _pages(stats.pending)
@@ -187,10 +194,10 @@ class Tracker:
             self._running, self._left_running, self._left_early = None, 0, 0
         else:
             await self._read_pages(JobStatus.RUNNING)
-            await self._look_for_unseen(stats, contradicted)
+            await self._look_for_unseen(stats)
         self._stats = stats
 
-    async def _look_for_unseen(self, stats: Stats, contradicted: bool) -> None:
+    async def _look_for_unseen(self, stats: Stats) -> None:
         """Jobs may have started and ended between two looks: then pending ones are none any more.
 
         Their pages are read once there are as many such jobs as pages, or as many looks with one.
@@ -201,6 +208,7 @@ class Tracker:
             self._left_early = max(0, min(-unaccounted, self._left_running))
             self._unseen += max(0, unaccounted)
         self._left_running = 0
+        contradicted = self._contradicts(stats)
         if contradicted:
             self._unseen = max(self._unseen, 1)
         if not self._unseen:
@@ -312,7 +320,8 @@ class Tracker:
     def _can_spare(self, requests: int) -> bool:
         """Whether so many requests may be in vain: each open job can be asked for all the same."""
         self._settle_account()
-        return self._saved - requests >= len(self._jobs)
+        loan = max(_LOAN, len(self._jobs) // 10)
+        return self._saved + loan - requests >= len(self._jobs)
 
     def _settle_account(self) -> None:
         self._saved -= self._client.requests_sent - self._sent_before

@@ -140,17 +140,15 @@ class _Follower:
                 retries -= 1
                 self._open_again(await retry(failed))
                 continue
-            try:
-                look = await asyncio.wait_for(self._watch.news(), self._patience(deadline))
-            except asyncio.TimeoutError:  # not the builtin one before Python 3.11
+            look = await self._watch.news(self._patience(deadline))
+            if look is not None:
+                self._take(look)
+            elif self._now() < deadline - _ROUNDING:
                 self._end_graces()
-                if self._now() < deadline - _ROUNDING:
-                    continue
+            else:
                 await self._last_look()
                 if len(self._final) < len(self._batch.job_ids):
-                    raise WaitTimedOut(self._overdue(timeout_seconds), self.report()) from None
-            else:
-                self._take(look)
+                    raise WaitTimedOut(self._overdue(timeout_seconds), self.report())
 
     def _patience(self, deadline: float) -> float:
         """Seconds until the deadline, or until a failure becomes final."""
@@ -161,15 +159,11 @@ class _Follower:
         """The time is up: what is reported is to be the truth of now, if it can be had."""
         look_by = self._now() + _LAST_LOOK_SECONDS
         self._watch.hurry()
-        look = Look({})
-        while not look.whole:
-            try:
-                left = max(look_by - self._now(), 0)
-                look = await asyncio.wait_for(self._watch.news(), left)
-            except asyncio.TimeoutError:  # not the builtin one before Python 3.11
-                self._on_change("no answer from TikMatrix when the time was up")
-                return
-            self._take(look)
+        look: Look | None = Look({})
+        while look is not None and not look.whole:
+            look = await self._watch.news(max(look_by - self._now(), 0))
+            if look is not None:
+                self._take(look)
 
     def _take(self, look: Look) -> None:
         failures: list[TikMatrixError] = [] if look.failure is None else [look.failure]

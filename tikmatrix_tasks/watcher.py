@@ -23,6 +23,7 @@ from tikmatrix_tasks.rows import RowOrError
 from tikmatrix_tasks.tracker import Look, Tracker
 
 _LINGER_SECONDS = 5.0  # keeps the connection for waits that begin soon after the last one ended
+_ROUNDING = 0.001  # seconds by which a timer may be early
 _JITTER = 0.1  # so that several processes do not ask at the same moments
 
 
@@ -39,9 +40,13 @@ class Watch:
         self._failure: BaseException | None = None
         self._whole = False
 
-    async def news(self) -> Look:
-        """Wait for a look that brought something new, or failed, or answered after failures."""
-        await self._news.wait()
+    async def news(self, within_seconds: float) -> Look | None:
+        """Wait for a look that brought something new, or failed, or answered after failures.
+
+        None when there was none in time.
+        """
+        if not await _is_set(self._news, within_seconds):
+            return None
         self._news.clear()
         rows, self._rows = self._rows, {}
         failure, self._failure = self._failure, None
@@ -167,21 +172,17 @@ class Watcher:
 
     async def _look_while_watched(self, client: TikMatrixClient) -> None:
         now = asyncio.get_running_loop().time
+        idle_since = now()
         while True:
             self._woken.clear()
-            pause = self._due - now() if self._watches else _LINGER_SECONDS
-            if pause > 0 and await self._is_woken(pause):
-                continue  # by another watch, or by one less
+            if self._watches:
+                idle_since = now()
+            pause = (self._due if self._watches else idle_since + _LINGER_SECONDS) - now()
+            if pause > _ROUNDING and await _is_set(self._woken, pause):
+                continue  # there is another watch, or one less
             if not self._watches:
                 return
             await self._look(client)
-
-    async def _is_woken(self, within_seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._woken.wait(), within_seconds)
-        except asyncio.TimeoutError:  # not the builtin one before Python 3.11
-            return False
-        return True
 
     async def _look(self, client: TikMatrixClient) -> None:
         self._due = math.inf
@@ -209,6 +210,16 @@ class Watcher:
         pause = min(max(jittered, keenest.shortest_seconds), keenest.longest_seconds)
         asked = failure.retry_after_seconds if isinstance(failure, OverloadedError) else None
         return max(pause, min(asked or 0.0, LONGEST_RETRY_AFTER_SECONDS))
+
+
+async def _is_set(event: asyncio.Event, within_seconds: float) -> bool:
+    """Wait for an event. Before Python 3.12 `asyncio.wait_for` swallows some cancellations."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([waiting], timeout=within_seconds)
+        return event.is_set()
+    finally:
+        waiting.cancel()
 
 
 _shared: dict[Hashable, Watcher] = {}

@@ -126,6 +126,18 @@ def test_jobs_that_start_and_end_between_two_looks_are_noticed(others_wait: int)
     run(scenario())
 
 
+def test_jobs_that_ended_before_the_first_look_are_noticed_at_it() -> None:
+    """No earlier counters tell then that they have ended; that fewer wait than should does."""
+
+    async def scenario() -> None:
+        options = phones_of(40, durations={"account_warmup": 0.5}, pickup_seconds=(0, 0))
+        tikmatrix = VirtualTikMatrix(options)
+        one = await waited(tikmatrix, [await created(tikmatrix, 40, 1)])
+        assert max(one.late) <= 1
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("newest_first", [True, False])
 def test_rows_that_shift_between_pages_lose_no_job(newest_first: bool) -> None:
     async def scenario() -> None:

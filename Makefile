@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/.installed
 	@$(BIN)/prefect-tikmatrix demo
 
+# Most tests wait for processes to start, so more of them run side by side than there are cores.
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # As many simulated evenings as one likes: make soak SCHEDULES=100000 FIRST=5000
 soak: .venv/.installed

@@ -20,6 +20,7 @@ ROOMS = (
     "demo",
     "check",
     "tasks",
+    "twins",
     "cancellation",
     "observability",
     "parameters",

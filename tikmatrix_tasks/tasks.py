@@ -7,24 +7,21 @@ Every task takes `tikmatrix`, a block; None means the settings
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
-from prefect import Task, get_run_logger, task
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import get_run_logger
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
 
 from tikmatrix_tasks import job_actions, rows, submission, waiting
-from tikmatrix_tasks.background import BLOCKED_SECONDS, run_awaiting, run_blocking
+from tikmatrix_tasks.background import BLOCKED_SECONDS
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import (
     InvalidRequest,
     JobsFailed,
-    OverloadedError,
     TikMatrixError,
     WaitTimedOut,
 )
@@ -39,76 +36,17 @@ from tikmatrix_tasks.jobs import (
     Stats,
 )
 from tikmatrix_tasks.ledger import RunLedger, Submitted
-from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, Call, may_retry
 from tikmatrix_tasks.runs import calling_task_runs, outermost_run
 from tikmatrix_tasks.scripts import Script
 from tikmatrix_tasks.submission_keys import Place, submission_key
+from tikmatrix_tasks.twins import CREATES, NO_RETRIES, READS, REMOVES, twins
 from tikmatrix_tasks.watcher import Watcher, shared_watcher
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Jobs = Batch | Sequence[int]
-RetryCondition = Callable[[Task[..., Any], TaskRun, State[Any]], bool]
 
 DEFAULT_WAIT_SECONDS = 4 * 3600.0
 """How long `wait_for_jobs` waits unless told; a `start_time` adds up to a day."""
 DAY_SECONDS = 24 * 3600.0
-
-
-def _retry_on(call: Call) -> RetryCondition:
-    # A plain function that reads `state.data`: Prefect never calls a partial or a callable object,
-    # and `state.result()` gives a coroutine in an asynchronous task (seen with Prefect 3.8).
-    def condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-        return may_retry(state.data, call)
-
-    return condition
-
-
-def _twins(
-    name: str, logic: Callable[P, Coroutine[Any, Any, R]], **options: Any
-) -> tuple[Task[P, R], Task[P, Coroutine[Any, Any, R]]]:
-    """Make of one coroutine function a Prefect task that blocks and one that is awaited."""
-
-    @wraps(logic)
-    async def patient(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await logic(*args, **kwargs)
-        except OverloadedError as err:
-            if err.retry_after_seconds and _may_run_again():
-                await asyncio.sleep(min(err.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS))
-            raise  # Prefect tries again, if at all, after its own delay
-
-    @wraps(logic)
-    def blocking(*args: P.args, **kwargs: P.kwargs) -> R:
-        return run_blocking(patient(*args, **kwargs))
-
-    @wraps(logic)
-    async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:
-        return await run_awaiting(patient(*args, **kwargs))
-
-    blocking.__name__, awaited.__name__ = name, f"a{name}"
-    return task(name=name, **options)(blocking), task(name=f"a{name}", **options)(awaited)
-
-
-def _may_run_again() -> bool:
-    context = TaskRunContext.get()
-    return context is not None and context.task_run.run_count <= context.task.retries
-
-
-_READS: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": [1, 5, 15],
-    "retry_jitter_factor": 0.2,
-    "retry_condition_fn": _retry_on("read"),
-}
-_REMOVES: dict[str, Any] = _READS | {"retry_condition_fn": _retry_on("remove")}
-_CREATES: dict[str, Any] = _READS | {"retry_condition_fn": _retry_on("create")}
-# A wait has its own patience, so nothing is tried again. Prefect logs a traceback for a failure
-# without retries, and none where a condition declined: a failed job is a result, not a bug.
-_NO_RETRIES: dict[str, Any] = {
-    "retries": 1,
-    "retry_condition_fn": lambda task, run, state: False,
-}
 
 
 async def _check_license(tikmatrix: TikMatrix | None = None) -> License:
@@ -123,8 +61,8 @@ async def _check_license(tikmatrix: TikMatrix | None = None) -> License:
         return await client.check_license()
 
 
-check_license, acheck_license = _twins(
-    "check_license", _check_license, task_run_name="check licence", **_READS
+check_license, acheck_license = twins(
+    "check_license", _check_license, task_run_name="check licence", **READS
 )
 
 
@@ -134,7 +72,7 @@ async def _get_stats(tikmatrix: TikMatrix | None = None) -> Stats:
         return await client.get_stats()
 
 
-get_stats, aget_stats = _twins("get_stats", _get_stats, task_run_name="count jobs", **_READS)
+get_stats, aget_stats = twins("get_stats", _get_stats, task_run_name="count jobs", **READS)
 
 
 async def _list_jobs(
@@ -159,7 +97,7 @@ async def _list_jobs(
     return jobs
 
 
-list_jobs, alist_jobs = _twins("list_jobs", _list_jobs, task_run_name="list jobs", **_READS)
+list_jobs, alist_jobs = twins("list_jobs", _list_jobs, task_run_name="list jobs", **READS)
 
 
 async def _list_accounts(
@@ -185,8 +123,8 @@ async def _list_accounts(
         ]
 
 
-list_accounts, alist_accounts = _twins(
-    "list_accounts", _list_accounts, task_run_name="list accounts", **_READS
+list_accounts, alist_accounts = twins(
+    "list_accounts", _list_accounts, task_run_name="list accounts", **READS
 )
 
 
@@ -342,7 +280,7 @@ def _submission_name(parameters: dict[str, Any]) -> str:
     return f"submit {_planned(parameters) or 'jobs'}"
 
 
-submit_jobs, asubmit_jobs = _twins(
+submit_jobs, asubmit_jobs = twins(
     "submit_jobs",
     _submit_jobs,
     task_run_name=_submission_name,
@@ -350,7 +288,7 @@ submit_jobs, asubmit_jobs = _twins(
     persist_result=True,
     result_serializer="json",
     refresh_cache=False,  # a setting that refreshes all caches must not post twice
-    **_CREATES,
+    **CREATES,
 )
 
 
@@ -364,8 +302,8 @@ async def _split_batch(batch: Batch, *, tikmatrix: TikMatrix | None = None) -> l
         return await rows.split_by_owner(client, batch)
 
 
-split_batch, asplit_batch = _twins(
-    "split_batch", _split_batch, task_run_name="find each phone's jobs", **_READS
+split_batch, asplit_batch = twins(
+    "split_batch", _split_batch, task_run_name="find each phone's jobs", **READS
 )
 
 
@@ -448,11 +386,11 @@ async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
     return f"were stopped, but {ids} still show as open" if ids else "were stopped"
 
 
-wait_for_jobs, await_for_jobs = _twins(
+wait_for_jobs, await_for_jobs = twins(
     "wait_for_jobs",
     _wait_for_jobs,
     task_run_name=_named_after_jobs("wait for"),
-    **_NO_RETRIES,
+    **NO_RETRIES,
 )
 
 
@@ -542,11 +480,11 @@ async def _run_script(
     )
 
 
-run_script, arun_script = _twins(
+run_script, arun_script = twins(
     "run_script",
     _run_script,
     task_run_name=lambda parameters: f"run {parameters['script'].name}",
-    **_NO_RETRIES,
+    **NO_RETRIES,
 )
 
 
@@ -567,11 +505,11 @@ async def _stop_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tuple
         )
 
 
-stop_jobs, astop_jobs = _twins(
+stop_jobs, astop_jobs = twins(
     "stop_jobs",
     _stop_jobs,
     task_run_name=_named_after_jobs("stop"),
-    **_REMOVES,
+    **REMOVES,
 )
 
 
@@ -581,11 +519,11 @@ async def _delete_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> Non
         await job_actions.delete(client, _as_batch(jobs).job_ids)
 
 
-delete_jobs, adelete_jobs = _twins(
+delete_jobs, adelete_jobs = twins(
     "delete_jobs",
     _delete_jobs,
     task_run_name=_named_after_jobs("delete"),
-    **_REMOVES,
+    **REMOVES,
 )
 
 
@@ -609,11 +547,11 @@ def _refused(job_id: int, why: str) -> None:
     get_run_logger().warning("Job %d is not retried: %s", job_id, why)
 
 
-retry_jobs, aretry_jobs = _twins(
+retry_jobs, aretry_jobs = twins(
     "retry_jobs",
     _retry_jobs,
     task_run_name=_named_after_jobs("retry"),
-    **_CREATES,
+    **CREATES,
 )
 
 

@@ -61,6 +61,11 @@ class RunLedger:
         await self._store.awrite(batch, key=self._submitted.key)
 
 
+async def keep(key: str, value: Any) -> None:
+    """Write the current task run's result under its own key, before Prefect does."""
+    await get_result_store().awrite(value, key=key)
+
+
 async def submitted_by(flow_run_id: UUID, flow: Flow[..., Any] | None) -> list[Submitted]:
     """All that a flow run is known to have submitted, or to have been about to submit."""
     store = get_result_store()

@@ -27,6 +27,19 @@ from tikmatrix_tasks.errors import (
     WaitTimedOut,
 )
 from tikmatrix_tasks.guards import exclusive_phones, phones_to_use, reason_to_skip, skip
+from tikmatrix_tasks.health import Health, PhoneHealth, alook_at_health, look_at_health
+from tikmatrix_tasks.housekeeping import (
+    Selection,
+    adelete_finished_jobs,
+    afind_failed_jobs,
+    afind_finished_jobs,
+    afind_orphans,
+    claim_jobs,
+    delete_finished_jobs,
+    find_failed_jobs,
+    find_finished_jobs,
+    find_orphans,
+)
 from tikmatrix_tasks.job_request import JobRequest
 from tikmatrix_tasks.jobs import (
     Account,
@@ -39,7 +52,7 @@ from tikmatrix_tasks.jobs import (
     Report,
     Stats,
 )
-from tikmatrix_tasks.observability import conclude, count_of, report_of, run_name
+from tikmatrix_tasks.observability import complete, conclude, count_of, report_of, run_name
 from tikmatrix_tasks.script_flow import run_script_flow
 from tikmatrix_tasks.scripts import (
     AccountWarmup,
@@ -91,6 +104,7 @@ __all__ = [
     "CustomScript",
     "EndedBadly",
     "Follow",
+    "Health",
     "HttpStatusError",
     "InternalError",
     "InvalidRequest",
@@ -106,12 +120,14 @@ __all__ = [
     "NotSentError",
     "Outcome",
     "OverloadedError",
+    "PhoneHealth",
     "PhonesBusy",
     "PlanError",
     "Post",
     "Report",
     "Script",
     "ScriptNotSupported",
+    "Selection",
     "Stats",
     "SubmissionInDoubt",
     "TikMatrix",
@@ -124,10 +140,15 @@ __all__ = [
     "UnsortedJobs",
     "WaitTimedOut",
     "acheck_license",
+    "adelete_finished_jobs",
     "adelete_jobs",
+    "afind_failed_jobs",
+    "afind_finished_jobs",
+    "afind_orphans",
     "aget_stats",
     "alist_accounts",
     "alist_jobs",
+    "alook_at_health",
     "aretry_jobs",
     "arun_script",
     "as_ended",
@@ -136,13 +157,20 @@ __all__ = [
     "asubmit_jobs",
     "await_for_jobs",
     "check_license",
+    "claim_jobs",
+    "complete",
     "conclude",
     "count_of",
+    "delete_finished_jobs",
     "delete_jobs",
     "exclusive_phones",
+    "find_failed_jobs",
+    "find_finished_jobs",
+    "find_orphans",
     "get_stats",
     "list_accounts",
     "list_jobs",
+    "look_at_health",
     "phones_to_use",
     "plan_jobs",
     "reason_to_skip",

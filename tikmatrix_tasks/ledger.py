@@ -7,11 +7,13 @@ after the wait, and a process killed meanwhile would have forgotten its jobs; so
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from prefect import Flow
 from prefect.results import ResultStore, get_result_store
+from prefect.serializers import JSONSerializer
 from pydantic import BaseModel
 
 from tikmatrix_tasks.intent import Intent
@@ -66,13 +68,34 @@ async def keep(key: str, value: Any) -> None:
     await get_result_store().awrite(value, key=key)
 
 
+async def claim(flow_run_id: UUID, submitted: Submitted) -> None:
+    """Let a flow run answer for a batch that others created: cancelled, it stops these jobs too."""
+    store = _store(get_result_store())
+    async with _index_lock:
+        entries = await _read(store, _index_key(flow_run_id)) or []
+        entry = submitted.model_dump(mode="json", exclude={"intent", "batch"})
+        if entry not in entries:
+            await store.awrite([*entries, entry], key=_index_key(flow_run_id))
+    await store.awrite(submitted.batch, key=submitted.key)
+
+
+async def note_once(flow_run_id: UUID, name: str, things: Sequence[str]) -> list[str]:
+    """Note things under a flow run, and return those that it had not noted before."""
+    store, key = _store(get_result_store()), f"tikmatrix-{flow_run_id}-{name}"
+    async with _index_lock:
+        noted = await _read(store, key) or []
+        new = [thing for thing in things if thing not in noted]
+        if new:
+            await store.awrite([*noted, *new], key=key)
+    return new
+
+
 async def submitted_by(flow_run_id: UUID, flow: Flow[..., Any] | None) -> list[Submitted]:
     """All that a flow run is known to have submitted, or to have been about to submit."""
     store = get_result_store()
     if flow is not None:
         store = await store.aupdate_for_flow(flow)
-    # A flow's store looks for metadata in a place of its own; tasks, which wrote, have none.
-    store = store.model_copy(update={"metadata_storage": None})
+    store = _store(store)
     submissions = []
     for entry in await _read(store, _index_key(flow_run_id)) or []:
         submitted = Submitted.model_validate(entry)
@@ -91,6 +114,19 @@ async def submitted_by(flow_run_id: UUID, flow: Flow[..., Any] | None) -> list[S
 
 def _index_key(flow_run_id: UUID) -> str:
     return f"tikmatrix-{flow_run_id}-submissions"
+
+
+def _store(store: ResultStore) -> ResultStore:
+    """The same storage, read anew each time: another process may have written meanwhile.
+
+    A flow's store looks for metadata in a place of its own; here they stand with the result, as
+    with a task's.
+    """
+    return ResultStore(
+        result_storage=store.result_storage,
+        serializer=JSONSerializer(),
+        cache_result_in_memory=False,
+    )
 
 
 async def _read(store: ResultStore, key: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
@@ -12,6 +12,8 @@ from prefect.states import Completed, Failed
 
 from tikmatrix_tasks.errors import EndedBadly, JobsFailed, TikMatrixError
 from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
+
+R = TypeVar("R")
 
 
 def count_of(number: int, thing: str) -> str:
@@ -59,6 +61,14 @@ def unknown_report(batch: Batch, why: TikMatrixError) -> Report:
             for job_id in batch.job_ids
         )
     )
+
+
+def complete(result: R, sentence: str, *, name: str | None = None) -> R:
+    """End a flow run well: its state, Completed or as named, shows the sentence.
+
+    Return what this returns, as with `conclude`; it is for results that are no `Report`.
+    """
+    return cast("R", Completed(message=sentence, data=result, name=name or "Completed"))
 
 
 def conclude(report: Report, sentence: str, *, failed: bool) -> Report:

@@ -70,3 +70,31 @@ WhenBusy = Annotated[
         "wait for their end, or leave the phone out."
     ),
 ]
+SomePhones = Annotated[
+    list[str] | None,
+    Field(title="Phones", description="Serials of the phones; every phone unless set."),
+]
+ScriptName = Annotated[
+    str | None,
+    Field(
+        title="Script",
+        description="Only jobs of this script, by TikMatrix's name, such as post or "
+        "account_warmup; every script unless set.",
+    ),
+]
+OnlyOwn = Annotated[
+    bool,
+    Field(
+        title="Only own",
+        description="Only jobs that flow runs of this project created, as far as Prefect still "
+        "knows those runs. Without it also what people started on TikMatrix's screen.",
+    ),
+]
+RecordDays = Annotated[
+    float,
+    Field(
+        gt=0,
+        description="How many days back flow runs are asked for what they created; jobs of older "
+        "runs count as other people's.",
+    ),
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
-from prefect import State, flow, get_client
+from prefect import State, flow
 
 from flows.check_health import check_health
 from flows.clean_up_jobs import clean_up_jobs
@@ -38,9 +39,9 @@ from tikmatrix_tasks import (
     look_at_health,
     retry_jobs,
     run_script,
-    stop_jobs_of_run,
     submit_jobs,
 )
+from tikmatrix_tasks.ledger import submitted_by
 from tikmatrix_tasks.local_server import free_port
 from tikmatrix_tasks.simulator import Dialect, Simulator
 
@@ -238,23 +239,18 @@ def test_a_run_that_is_tried_again_goes_on_with_the_same_jobs(
     assert simulator.jobs[0].retry_count == 1
 
 
-def test_cancelling_stops_what_was_set_going(
-    start_simulator: StartSimulator,
+async def test_a_run_answers_for_what_it_set_going(
+    simulator: Simulator, tikmatrix: TikMatrix
 ) -> None:
-    """The jobs were created by another run, and this one answers for them now."""
-    simulator = start_simulator()
-    tikmatrix = block_for(simulator.base_url)
+    """Other runs created these jobs; when this one is cancelled, it stops what it answers for."""
     simulator.engine.fail_next(serial="phone-1")
-    evening(tikmatrix, ["phone-1"])
-    simulator.engine.operator_create("account_warmup", {"task_duration": 100_000}, serials=PHONES)
-    state = ended(retry_failed_jobs, simulator, timeout_seconds=0.01, on_timeout="leave")
-    assert state.is_failed()
-    assert simulator.jobs[0].status in OPEN
-    with get_client(sync_client=True) as prefect:
-        flow_run = prefect.read_flow_run(state.state_details.flow_run_id)  # type: ignore[arg-type]  # it has one
-    stop_jobs_of_run(retry_failed_jobs, flow_run, state)
-    assert [job.serial for job in simulator.jobs if job.source == "api"] == [], "kept from starting"
-    assert len(simulator.jobs) == 3, "the operator's jobs go on"
+    await asyncio.to_thread(evening, tikmatrix, PHONES)
+    state = await asyncio.to_thread(ended, retry_failed_jobs, simulator)
+    run_id = state.state_details.flow_run_id
+    assert run_id is not None
+    submitted = await submitted_by(run_id, retry_failed_jobs)
+    assert [entry.batch.job_ids for entry in submitted if entry.batch] == [(1,)]
+    assert [entry.base_url for entry in submitted] == [simulator.base_url]
 
 
 # clean_up_jobs

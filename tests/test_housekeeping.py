@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from tikmatrix_tasks import (
     run_script,
     submit_jobs,
 )
+from tikmatrix_tasks.background import run_blocking
 from tikmatrix_tasks.ledger import submitted_by
 from tikmatrix_tasks.local_server import free_port
 from tikmatrix_tasks.simulator import Dialect, Simulator
@@ -239,16 +239,14 @@ def test_a_run_that_is_tried_again_goes_on_with_the_same_jobs(
     assert simulator.jobs[0].retry_count == 1
 
 
-async def test_a_run_answers_for_what_it_set_going(
-    simulator: Simulator, tikmatrix: TikMatrix
-) -> None:
+def test_a_run_answers_for_what_it_set_going(simulator: Simulator, tikmatrix: TikMatrix) -> None:
     """Other runs created these jobs; when this one is cancelled, it stops what it answers for."""
     simulator.engine.fail_next(serial="phone-1")
-    await asyncio.to_thread(evening, tikmatrix, PHONES)
-    state = await asyncio.to_thread(ended, retry_failed_jobs, simulator)
+    evening(tikmatrix, PHONES)
+    state = ended(retry_failed_jobs, simulator)
     run_id = state.state_details.flow_run_id
     assert run_id is not None
-    submitted = await submitted_by(run_id, retry_failed_jobs)
+    submitted = run_blocking(submitted_by(run_id, retry_failed_jobs))
     assert [entry.batch.job_ids for entry in submitted if entry.batch] == [(1,)]
     assert [entry.base_url for entry in submitted] == [simulator.base_url]
 

@@ -41,7 +41,7 @@ from tikmatrix_tasks import (
     submit_jobs,
 )
 from tikmatrix_tasks.background import run_blocking
-from tikmatrix_tasks.ledger import submitted_by
+from tikmatrix_tasks.ledger import Submitted, submitted_by
 from tikmatrix_tasks.local_server import free_port
 from tikmatrix_tasks.simulator import Dialect, Simulator
 
@@ -246,9 +246,15 @@ def test_a_run_answers_for_what_it_set_going(simulator: Simulator, tikmatrix: Ti
     state = ended(retry_failed_jobs, simulator)
     run_id = state.state_details.flow_run_id
     assert run_id is not None
-    submitted = run_blocking(submitted_by(run_id, retry_failed_jobs))
-    assert [entry.batch.job_ids for entry in submitted if entry.batch] == [(1,)]
-    assert [entry.base_url for entry in submitted] == [simulator.base_url]
+
+    @flow
+    def answered_for() -> list[Submitted]:
+        return run_blocking(submitted_by(run_id, None))
+
+    (entry,) = answered_for()
+    assert entry.batch is not None
+    assert entry.batch.job_ids == (1,)
+    assert entry.base_url == simulator.base_url
 
 
 # clean_up_jobs

@@ -19,6 +19,7 @@ ROOMS = (
     "cli",
     "demo",
     "check",
+    "limits",
     "script_flow",
     "guards",
     "tasks",

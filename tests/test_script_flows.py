@@ -20,17 +20,11 @@ from tikmatrix_tasks import (
     Comment,
     CustomScript,
     Follow,
-    InvalidRequest,
-    JobsFailed,
-    PlanError,
     Post,
     Report,
-    ScriptNotSupported,
-    SubmissionInDoubt,
-    TikMatrix,
     Unfollow,
 )
-from tikmatrix_tasks.simulator import Dialect, Simulator
+from tikmatrix_tasks.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

@@ -24,6 +24,7 @@ ROOMS = (
     "observability",
     "parameters",
     "ledger",
+    "file_lock",
     "runs",
     "submission_keys",
     "background",

@@ -83,18 +83,18 @@ from prefect import flow
 
 @flow
 def posts():
+    print("ready", flush=True)
+    sys.stdin.readline()
     tikmatrix = TikMatrix(base_url=sys.argv[1])
     submit_jobs(Post(), serials=["phone-1"], once_key=sys.argv[2], tikmatrix=tikmatrix)
 
-print("ready", flush=True)
-sys.stdin.readline()
 posts()
 """
 
 
 def test_at_the_same_time_in_several_processes(prefect_api: str, simulator: Simulator) -> None:
-    """The answer takes a second: without a lock, each process would take the other for dead."""
-    simulator.faults.add(parse_fault("POST /task=slow(1)"))
+    """The look before the intent takes long: without a lock, each would find no intent."""
+    simulator.faults.add(parse_fault("GET /task=slow(3)*3"))
     environment = dict(os.environ) | {"PREFECT_API_URL": prefect_api, "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
@@ -112,7 +112,11 @@ def test_at_the_same_time_in_several_processes(prefect_api: str, simulator: Simu
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     for process in processes:
-        _, errors = process.communicate("\n", timeout=60)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
     assert len(simulator.jobs) == 1
     assert simulator.requests.count("POST /task") == 1

@@ -19,6 +19,7 @@ ROOMS = (
     "cli",
     "demo",
     "check",
+    "each_job",
     "tasks",
     "cancellation",
     "observability",

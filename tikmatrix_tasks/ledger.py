@@ -80,16 +80,16 @@ class RunLedger:
 
 
 class Kept:
-    """Small things that outlive a run, by names that no other run changes the meaning of."""
+    """What earlier runs left behind, and what this one leaves to later ones."""
 
     def __init__(self) -> None:
         self._store = _store(get_result_store())
 
-    async def read(self, name: str) -> Any:
-        return await _read(self._store, f"tikmatrix-{name}")
+    async def read(self, key: str) -> Any:
+        return await _read(self._store, key)
 
-    async def write(self, name: str, value: Any) -> None:
-        await self._store.awrite(value, key=f"tikmatrix-{name}")
+    async def write(self, key: str, value: Any) -> None:
+        await self._store.awrite(value, key=key)
 
     async def batch(self, key: str) -> Batch | None:
         """What was submitted under a key, by whichever run."""

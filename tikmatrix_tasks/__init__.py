@@ -16,6 +16,7 @@ from tikmatrix_tasks.errors import (
     NotFoundError,
     NotSentError,
     OverloadedError,
+    PhonesBusy,
     PlanError,
     ScriptNotSupported,
     SubmissionInDoubt,
@@ -25,6 +26,7 @@ from tikmatrix_tasks.errors import (
     UnsortedJobs,
     WaitTimedOut,
 )
+from tikmatrix_tasks.guards import exclusive_phones, phones_to_use, reason_to_skip, skip
 from tikmatrix_tasks.job_request import JobRequest
 from tikmatrix_tasks.jobs import (
     Account,
@@ -37,7 +39,8 @@ from tikmatrix_tasks.jobs import (
     Report,
     Stats,
 )
-from tikmatrix_tasks.observability import conclude, count_of, report_of
+from tikmatrix_tasks.observability import conclude, count_of, report_of, run_name
+from tikmatrix_tasks.script_flow import run_script_flow
 from tikmatrix_tasks.scripts import (
     AccountWarmup,
     ChatGPT,
@@ -103,6 +106,7 @@ __all__ = [
     "NotSentError",
     "Outcome",
     "OverloadedError",
+    "PhonesBusy",
     "PlanError",
     "Post",
     "Report",
@@ -135,13 +139,19 @@ __all__ = [
     "conclude",
     "count_of",
     "delete_jobs",
+    "exclusive_phones",
     "get_stats",
     "list_accounts",
     "list_jobs",
+    "phones_to_use",
     "plan_jobs",
+    "reason_to_skip",
     "report_of",
     "retry_jobs",
+    "run_name",
     "run_script",
+    "run_script_flow",
+    "skip",
     "split_batch",
     "stop_jobs",
     "stop_jobs_of_run",

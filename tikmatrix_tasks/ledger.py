@@ -110,6 +110,11 @@ class Kept:
         await _add_to_index(self._store, flow_run_id, submissions)
 
 
+async def keep(key: str, value: Any) -> None:
+    """Write the current task run's result under its own key, before Prefect does."""
+    await get_result_store().awrite(value, key=key)
+
+
 async def submitted_by(flow_run_id: UUID, flow: Flow[..., Any] | None) -> list[Submitted]:
     """All that a flow run is known to have submitted, or to have been about to submit."""
     store = get_result_store()

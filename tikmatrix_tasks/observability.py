@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from tikmatrix_tasks.errors import EndedBadly, JobsFailed, TikMatrixError
@@ -15,6 +17,18 @@ from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
 def count_of(number: int, thing: str) -> str:
     """`1 phone`, `2 phones`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def run_name(what: str) -> Callable[[], str]:
+    """For `flow_run_name` of a flow with the shared parameters: `post: 3 phones`."""
+
+    def name() -> str:
+        parameters = flow_run.parameters
+        if parameters.get("usernames"):
+            return f"{what}: {count_of(len(parameters['usernames']), 'account')}"
+        return f"{what}: {count_of(len(parameters.get('serials') or ()), 'phone')}"
+
+    return name
 
 
 def report_of(wait: PrefectFuture[Report], batch: Batch) -> Report:

@@ -27,7 +27,11 @@ EveryAccount = Annotated[
 ]
 TimeoutSeconds = Annotated[
     float | None,
-    Field(gt=0, description="How long jobs are waited for, in seconds; 4 hours unless set."),
+    Field(
+        gt=0,
+        description="How long jobs, and phones in use, are waited for, in seconds; 4 hours unless "
+        "set.",
+    ),
 ]
 OnTimeout = Annotated[
     Literal["stop", "leave"],

@@ -41,9 +41,9 @@ from tikmatrix_tasks.jobs import (
 )
 from tikmatrix_tasks.ledger import RunLedger, Submitted
 from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, Call, may_retry
-from tikmatrix_tasks.runs import calling_task_runs, outermost_run
+from tikmatrix_tasks.runs import outermost_run, place_of
 from tikmatrix_tasks.scripts import Script
-from tikmatrix_tasks.submission_keys import Place, once_submission_key, submission_key
+from tikmatrix_tasks.submission_keys import once_submission_key, submission_key
 from tikmatrix_tasks.watcher import Watcher, shared_watcher
 
 P = ParamSpec("P")
@@ -342,17 +342,11 @@ def _planned(parameters: dict[str, Any]) -> JobRequest | None:
 
 
 def _submission_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    request, run = _planned(parameters), outermost_run()
+    request, place = _planned(parameters), place_of(context)
     if request is not None and parameters["once_key"] is not None:
         return once_submission_key(parameters["once_key"])
-    if request is None or run is None:
+    if request is None or place is None:
         return None  # outside a flow run there is nothing that could be retried as a whole
-    place = Place(
-        flow_run_id=run.id,
-        flow_attempt=run.run_count,
-        task_run_id=context.task_run.id,
-        callers=tuple((caller.id, caller.run_count) for caller in calling_task_runs(context)),
-    )
     return submission_key(
         place,
         base_url=_block(parameters["tikmatrix"]).settings.base_url,

@@ -19,6 +19,7 @@ ROOMS = (
     "cli",
     "demo",
     "check",
+    "post_table",
     "each_job",
     "script_flow",
     "guards",

@@ -3,6 +3,7 @@
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.cancellation import stop_jobs_of_run, stop_jobs_on_cancel
 from tikmatrix_tasks.client import TikMatrixClient
+from tikmatrix_tasks.each_job import EachJob, conclude_each, conclude_plan, run_each_job
 from tikmatrix_tasks.errors import (
     ApiError,
     BadRequestError,
@@ -40,6 +41,7 @@ from tikmatrix_tasks.jobs import (
     Stats,
 )
 from tikmatrix_tasks.observability import conclude, count_of, report_of, run_name
+from tikmatrix_tasks.post_table import read_post_table
 from tikmatrix_tasks.script_flow import run_script_flow
 from tikmatrix_tasks.scripts import (
     AccountWarmup,
@@ -89,6 +91,7 @@ __all__ = [
     "ChatGPT",
     "Comment",
     "CustomScript",
+    "EachJob",
     "EndedBadly",
     "Follow",
     "HttpStatusError",
@@ -137,6 +140,8 @@ __all__ = [
     "await_for_jobs",
     "check_license",
     "conclude",
+    "conclude_each",
+    "conclude_plan",
     "count_of",
     "delete_jobs",
     "exclusive_phones",
@@ -145,9 +150,11 @@ __all__ = [
     "list_jobs",
     "phones_to_use",
     "plan_jobs",
+    "read_post_table",
     "reason_to_skip",
     "report_of",
     "retry_jobs",
+    "run_each_job",
     "run_name",
     "run_script",
     "run_script_flow",

@@ -8,13 +8,16 @@ A job with a `once_key` is done once ever: what became of it is kept, and later 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from tikmatrix_tasks.background import run_blocking
 from tikmatrix_tasks.block import TikMatrix
+from tikmatrix_tasks.client import is_local
 from tikmatrix_tasks.errors import (
     InvalidRequest,
     NotSentError,
@@ -22,15 +25,27 @@ from tikmatrix_tasks.errors import (
     SubmissionInDoubt,
     TikMatrixError,
 )
-from tikmatrix_tasks.job_request import JobRequest
+from tikmatrix_tasks.guards import exclusive_phones as phones_alone
+from tikmatrix_tasks.guards import phones_to_use
+from tikmatrix_tasks.job_request import JobRequest, is_past
 from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
 from tikmatrix_tasks.ledger import Kept
-from tikmatrix_tasks.observability import report_of
+from tikmatrix_tasks.observability import conclude, report_of
 from tikmatrix_tasks.runs import outermost_run
 from tikmatrix_tasks.submission_keys import once_submission_key
-from tikmatrix_tasks.tasks import as_ended, delete_jobs, submit_jobs, submitted_to, wait_for_jobs
+from tikmatrix_tasks.tasks import (
+    as_ended,
+    check_license,
+    delete_jobs,
+    submit_jobs,
+    submitted_to,
+    wait_for_jobs,
+)
 
 FINAL = (Outcome.COMPLETED, Outcome.FAILED)
+WOULD_BE_SENT = "dry run"
+MOST_REASONS = 10
+"""How many jobs a run's state names; its report has all."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,10 @@ class EachJob:
     name: str
     request: JobRequest
     once_key: str | None = None
+    former_key: str | None = None
+    """A `once_key` that it may have been run under before."""
+    if_changed: str | None = None
+    """Why it is not run where something else was asked for under its key before."""
 
     @property
     def owner(self) -> str:
@@ -68,10 +87,20 @@ class _Past:
     end: JobReport | None = None
     ours: bool = False
     """This very run submitted it, and is being run again."""
+    changed: bool = False
+    """Something else was asked for under its key."""
 
     @property
     def is_new(self) -> bool:
         return self.batch is None and not self.in_doubt
+
+    @property
+    def completed(self) -> bool:
+        return self.end is not None and self.end.outcome is Outcome.COMPLETED
+
+    @property
+    def failed(self) -> bool:
+        return self.end is not None and self.end.outcome is Outcome.FAILED
 
 
 def run_each_job(
@@ -82,6 +111,8 @@ def run_each_job(
     retry_failed: int = 0,
     repeat_failed: bool = False,
     max_jobs: int | None = None,
+    when_busy: Literal["queue", "wait", "skip"] = "queue",
+    exclusive_phones: bool = False,
     dry_run: bool = False,
     tikmatrix: TikMatrix | None = None,
 ) -> Report:
@@ -90,10 +121,14 @@ def run_each_job(
     What was done in an earlier run is reported with `earlier`. With `repeat_failed` a job that
     failed in an earlier run is deleted, so that nobody can run it as well, and submitted anew.
     A failure with one job is its own; when TikMatrix is closed or refuses its plan, none is
-    submitted after it. `dry_run` sends nothing.
+    submitted after it. `when_busy` and `exclusive_phones` are about the phones of those jobs that
+    are not done yet. `dry_run` sends nothing.
 
     Raises:
-        InvalidRequest: more than `max_jobs` would be created; nothing was sent.
+        InvalidRequest: more than `max_jobs` would be created, or `exclusive_phones` with accounts;
+            nothing was sent.
+        PhonesBusy: phones were busy, or another run's, for as long as this one waits.
+        PlanError, NotSentError: TikMatrix cannot be used now; nothing was sent.
     """
     waiting: dict[str, Any] = {
         "timeout_seconds": timeout_seconds,
@@ -102,14 +137,62 @@ def run_each_job(
         "tikmatrix": tikmatrix,
     }
     allowed = max_jobs or (tikmatrix or TikMatrix()).settings.max_jobs
-    each = _Each(jobs, waiting, tikmatrix)
-    each.refuse_above(allowed, repeat_failed=repeat_failed)
+    each = _Each(jobs, waiting, tikmatrix, repeat_failed)
+    each.refuse_above(allowed)
     if dry_run:
-        return each.report_plan(repeat_failed=repeat_failed)
-    each.run()
-    if repeat_failed:
-        each.repeat_failed()
+        return each.report_plan()
+    todo = each.todo()
+    serials = list(dict.fromkeys(job.owner for job in todo if job.request.serials))
+    accounts = list(dict.fromkeys(job.owner for job in todo if job.request.usernames))
+    if exclusive_phones and accounts:
+        raise InvalidRequest("exclusive_phones", "goes with phones, not with accounts")
+    with phones_alone(serials, exclusive_phones and bool(serials), timeout_seconds):
+        if todo:
+            check_license(tikmatrix)
+        free = {
+            *phones_to_use(serials, when_busy, tikmatrix, timeout_seconds),
+            *phones_to_use(None, when_busy, tikmatrix, timeout_seconds, usernames=accounts),
+        }
+        each.run(free)
     return each.report()
+
+
+def conclude_each(report: Report, done: str, *, success: Literal["any", "all"] = "any") -> Report:
+    """End a flow run with what `run_each_job` reported; `done` is the word, such as "posted".
+
+    `2 posted, 1 already posted, 1 failed; row 4, phone-2: post failed (upload timed out)`. Return
+    what this returns, as with `conclude`.
+    """
+    unknown = any(job.outcome is Outcome.UNKNOWN for job in report.jobs)
+    failed = unknown or not report.completed or (success == "all" and not report.ok)
+    return conclude(report, _sentence(report, done), failed=failed)
+
+
+def conclude_plan(report: Report, done: str) -> Report:
+    """End a dry run of `run_each_job`: how many would be done, and how many are."""
+    new = [job for job in report.jobs if job.remark == WOULD_BE_SENT]
+    others = Report(jobs=tuple(job for job in report.jobs if job.remark != WOULD_BE_SENT))
+    told = f", {_sentence(others, done)}" if others.jobs else ""
+    sentence = f"dry run: {len(new)} would be {done}{told}; nothing was sent"
+    return conclude(report, sentence, failed=False)
+
+
+def _sentence(report: Report, done: str) -> str:
+    counts = Counter(_word(job, done) for job in report.jobs)
+    counts.setdefault(done, 0)
+    first = [done, f"already {done}"]
+    words = [*first, *sorted(word for word in counts if word not in first)]
+    told = ", ".join(f"{counts[word]} {word}" for word in words if word == done or counts[word])
+    bad = report.not_completed
+    more = [f"and {len(bad) - MOST_REASONS} more"] if len(bad) > MOST_REASONS else []
+    return "; ".join([told, *map(str, bad[:MOST_REASONS]), *more])
+
+
+def _word(job: JobReport, done: str) -> str:
+    if job.outcome is Outcome.COMPLETED:
+        return f"already {done}" if job.earlier else done
+    not_created = job.outcome is Outcome.NOT_CREATED  # to an operator, it comes to the same
+    return str((Outcome.NOT_STARTED if not_created else job.outcome).value)
 
 
 @dataclass
@@ -117,6 +200,7 @@ class _Each:
     jobs: Sequence[EachJob]
     waiting: dict[str, Any]
     tikmatrix: TikMatrix | None
+    repeat_failed: bool
     reports: dict[str, JobReport] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
     """The jobs' latest attempts, those that were submitted."""
@@ -125,26 +209,27 @@ class _Each:
         run = outermost_run()
         self.run_id = None if run is None else run.id
         self.kept = Kept()
-        self.past: Mapping[str, _Past] = run_blocking(_look_back(self.kept, self.jobs, self.run_id))
+        self.jobs, self.past = run_blocking(_look_back(self.kept, self.jobs, self.run_id))
 
-    def refuse_above(self, allowed: int, *, repeat_failed: bool) -> None:
-        new = sum(self._would_send(job, repeat_failed) for job in self.jobs)
+    def refuse_above(self, allowed: int) -> None:
+        new = sum(self._would_send(job) for job in self.jobs)
         if new > allowed:
             raise InvalidRequest(
                 "max_jobs", f"{new} jobs would be created; at most {allowed} are allowed"
             )
 
-    def _would_send(self, job: EachJob, repeat_failed: bool) -> bool:
+    def _would_send(self, job: EachJob) -> bool:
         past = self.past[job.name]
-        failed = past.end is not None and past.end.outcome is Outcome.FAILED
-        return past.is_new or (repeat_failed and failed and not past.ours)
+        return past.is_new or (self.repeat_failed and past.failed and not past.ours)
 
-    def report_plan(self, *, repeat_failed: bool) -> Report:
+    def report_plan(self) -> Report:
         reports = []
         for job in self.jobs:
             past = self.past[job.name]
-            if self._would_send(job, repeat_failed):
-                reports.append(job.report(Outcome.NOT_STARTED, "dry run"))
+            if self._would_send(job):
+                reports.append(job.report(Outcome.NOT_STARTED, WOULD_BE_SENT))
+            elif self._is_another(job):
+                reports.append(job.report(Outcome.NOT_STARTED, job.if_changed))
             elif past.end is not None:
                 reports.append(past.end)
             else:
@@ -152,36 +237,65 @@ class _Each:
                 reports.append(job.report(Outcome.UNKNOWN, why, earlier=True))
         return Report(jobs=tuple(reports))
 
-    def run(self) -> None:
-        todo = []
-        for job in self.jobs:
-            end = self.past[job.name].end
-            if end is not None and end.outcome is Outcome.COMPLETED:
-                self.reports[job.name] = end
-            else:
-                todo.append(job)
-        self._attach(todo)
-        self._submit(todo)
-        self._wait([job for job in todo if job.name in self.batches])
+    def todo(self) -> list[EachJob]:
+        """The jobs that this run has to do with, also when it is run again."""
+        pasts = self.past
+        return [job for job in self.jobs if not pasts[job.name].completed or pasts[job.name].ours]
 
-    def repeat_failed(self) -> None:
+    def run(self, free: Collection[str]) -> None:
+        """Run what is not done yet. Jobs of owners who are not free are not begun."""
+        begun = []
+        for job in self.jobs:
+            past = self.past[job.name]
+            if self._is_another(job):
+                self.reports[job.name] = job.report(Outcome.NOT_STARTED, job.if_changed)
+            elif past.end is not None and past.completed:
+                self.reports[job.name] = past.end
+            elif past.is_new and (why := self._why_not_now(job, free)) is not None:
+                self.reports[job.name] = job.report(Outcome.NOT_STARTED, why)
+            else:
+                begun.append(job)
+        self._attach(begun)
+        self._submit(begun)
+        self._wait([job for job in begun if job.name in self.batches])
+        if self.repeat_failed:
+            self._repeat_failed(free)
+
+    def _is_another(self, job: EachJob) -> bool:
+        past = self.past[job.name]
+        repeated = past.failed and self.repeat_failed
+        return past.changed and job.if_changed is not None and not repeated
+
+    def _why_not_now(self, job: EachJob, free: Collection[str]) -> str | None:
+        if job.owner not in free:
+            return f"{job.owner} has open jobs"
+        base_url = (self.tikmatrix or TikMatrix()).settings.base_url
+        start_time = job.request.start_time
+        # Only a TikMatrix on this machine is known to have this machine's clock.
+        if start_time and is_local(base_url) and is_past(start_time, datetime.now()):
+            return f"its time {start_time} is past; what TikMatrix makes of that is not known"
+        return None
+
+    def _repeat_failed(self, free: Collection[str]) -> None:
         """Submit those anew that failed in an earlier run, and still show as failed or are gone."""
         again = []
         for job in self.jobs:
-            past = self.past[job.name]
-            failed = self.reports[job.name].outcome is Outcome.FAILED
-            if not failed or past.ours or past.batch is None:
+            past, report = self.past[job.name], self.reports[job.name]
+            if past.batch is None or past.ours or report.outcome is not Outcome.FAILED:
                 continue
-            try:
-                delete_jobs(past.batch, tikmatrix=self.tikmatrix)
-            except TikMatrixError as err:
-                why = f"failed, and could not be deleted to be repeated: {err}"
-                self.reports[job.name] = job.report(Outcome.FAILED, why)
-                continue
-            again.append(job)
-        self.past = {**self.past} | {
-            job.name: _Past(self.past[job.name].attempt + 1) for job in again
-        }
+            why_not = self._why_not_now(job, free)
+            if why_not is None:
+                try:
+                    delete_jobs(past.batch, tikmatrix=self.tikmatrix)
+                except TikMatrixError as err:
+                    why_not = f"its job could not be deleted: {err}"
+            if why_not is None:
+                again.append(job)
+            else:
+                why = f"{report.remark or 'no reason given'}; not repeated: {why_not}"
+                self.reports[job.name] = report.model_copy(update={"remark": why})
+        attempts = {job.name: _Past(self.past[job.name].attempt + 1) for job in again}
+        self.past = {**self.past, **attempts}
         self._submit(again)
         self._wait([job for job in again if job.name in self.batches])
 
@@ -279,27 +393,41 @@ def _attempt(once_key: str | None, attempt: int) -> str | None:
     return once_key if once_key is None or attempt == 1 else f"{once_key} (attempt {attempt})"
 
 
-async def _look_back(kept: Kept, jobs: Sequence[EachJob], run_id: UUID | None) -> dict[str, _Past]:
+async def _look_back(
+    kept: Kept, jobs: Sequence[EachJob], run_id: UUID | None
+) -> tuple[list[EachJob], dict[str, _Past]]:
     listed = await kept.listed(run_id) if run_id is not None else []
     ours = {submitted.key for submitted in listed if not submitted.attached}
-    return {job.name: await _past_of(kept, job, ours) for job in jobs}
+    known = [await _under_its_key(kept, job) for job in jobs]
+    return known, {job.name: await _past_of(kept, job, ours) for job in known}
+
+
+async def _under_its_key(kept: Kept, job: EachJob) -> EachJob:
+    """The job under the key that it was run under before, if it was."""
+    if job.once_key is None or job.former_key is None:
+        return job
+    if (await _past_of(kept, job, set())).is_new:
+        former = replace(job, once_key=job.former_key)
+        if (await _past_of(kept, former, set())).batch is not None:
+            return former
+    return job
 
 
 async def _past_of(kept: Kept, job: EachJob, ours: set[str]) -> _Past:
     past, attempt = _Past(), 1
     while (once_key := _attempt(job.once_key, attempt)) is not None:
         key = once_submission_key(once_key)
-        batch = await kept.batch(key)
-        in_doubt = batch is None and await kept.intended(key)
-        if batch is None and not in_doubt:
+        batch, intent = await kept.batch(key), await kept.intent(key)
+        if batch is None and intent is None:
             return past if past.batch is None or past.batch.job_ids else _Past(attempt)
         end = await kept.read(f"{key}-end")
         past = _Past(
             attempt,
             batch,
-            in_doubt,
-            None if end is None else _end_of(job, JobReport.model_validate(end)),
-            key in ours,
+            in_doubt=batch is None,
+            end=None if end is None else _end_of(job, JobReport.model_validate(end)),
+            ours=key in ours,
+            changed=intent is not None and intent.fingerprint != job.request.fingerprint(),
         )
         attempt += 1
     return past

@@ -249,8 +249,9 @@ class JobReport(BaseModel):
             or self.owner
             or (f"job {self.job_id}" if self.job_id is not None else "a phone")
         )
+        when = " in an earlier run" if self.earlier else ""
         why = f" ({self.remark})" if self.remark else ""
-        return f"{who}: {self.script_name or 'job'} {self.outcome.value}{why}"
+        return f"{who}: {self.script_name or 'job'} {self.outcome.value}{when}{why}"
 
 
 class Report(BaseModel):

@@ -96,9 +96,10 @@ class Kept:
         kept = await _read(self._store, key)
         return None if kept is None else Batch.model_validate(kept)
 
-    async def intended(self, key: str) -> bool:
-        """Whether something was submitted under a key, or is about to be, or is in doubt."""
-        return await _read(self._store, f"{key}-intent") is not None
+    async def intent(self, key: str) -> Intent | None:
+        """What was asked for under a key, or is about to be."""
+        kept = await _read(self._store, f"{key}-intent")
+        return None if kept is None else Intent.model_validate(kept)
 
     async def listed(self, flow_run_id: UUID) -> list[Submitted]:
         """What a flow run submitted, without its intents and batches."""

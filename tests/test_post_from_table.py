@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect import State
+from prefect import State, flow
 
 from flows.post_from_table import post_from_table
 from tests.conftest import StartSimulator, block_for
@@ -20,7 +21,9 @@ from tikmatrix_tasks import (
     JobStatus,
     Report,
     read_post_table,
+    run_each_job,
 )
+from tikmatrix_tasks.ledger import submitted_by
 from tikmatrix_tasks.simulator import Dialect, Simulator
 
 ROOT = Path(__file__).parents[1]
@@ -420,3 +423,50 @@ def test_a_time_that_is_past_is_not_posted(simulator: Simulator, table: Path) ->
     assert (state.message or "").startswith("1 posted, 1 not started; row 1, phone-1: post not")
     assert f"its time {past} is past" in (state.message or "")
     assert [body["start_time"] for body in simulator.requests.bodies("POST /task")] == [soon]
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_two_runs_at_the_same_time_post_once(simulator: Simulator, table: Path) -> None:
+    states = await asyncio.gather(
+        *(asyncio.to_thread(run, simulator, table) for _ in range(2)),
+    )
+    assert all(state.is_completed() for state in states)
+    assert len(simulator.jobs) == 3
+    assert simulator.requests.count("POST /task") == 3
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_run_that_is_tried_again_posts_no_row_twice(simulator: Simulator, table: Path) -> None:
+    """Nor does it repeat what failed in its own first attempt."""
+    simulator.engine.fail_next(serial="phone-2")
+    reports: list[Report] = []
+
+    @flow(retries=1)
+    def tried_again() -> None:
+        tikmatrix = block_for(simulator.base_url)
+        report = run_each_job(read_post_table(table), repeat_failed=True, tikmatrix=tikmatrix)
+        reports.append(report)
+        if len(reports) == 1:
+            raise RuntimeError("something else went wrong")
+
+    tried_again()
+    assert [[job.outcome.value for job in report.jobs] for report in reports] == [
+        ["completed", "failed", "completed"]
+    ] * 2
+    assert simulator.requests.count("POST /task") == 3
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_a_run_that_is_cancelled_stops_the_jobs_it_took_up_too(
+    start_simulator: StartSimulator, table: Path
+) -> None:
+    """They are an earlier run's, but the operator sees this run wait for them."""
+    simulator = start_simulator(speed=0.01)
+    for _ in range(2):
+        state = await asyncio.to_thread(
+            run, simulator, table, timeout_seconds=0.2, on_timeout="leave"
+        )
+    assert state.state_details.flow_run_id is not None
+    stopped = await submitted_by(state.state_details.flow_run_id, post_from_table)
+    assert [one.batch.job_ids for one in stopped if one.batch] == [(1,), (2,), (3,)]
+    assert len(simulator.jobs) == 3

@@ -21,6 +21,7 @@ ROOMS = (
     "check",
     "post_table",
     "each_job",
+    "limits",
     "script_flow",
     "guards",
     "tasks",

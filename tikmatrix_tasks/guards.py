@@ -253,7 +253,8 @@ def _order(run: FlowRun) -> tuple[float, UUID]:
 
 
 def _never_began(run: FlowRun) -> bool:
-    return run.state is not None and run.state.is_final() and run.start_time is None
+    # Not `start_time`: Prefect sets it when a run ends, also one that never began.
+    return run.state is not None and run.state.is_final() and run.run_count == 0
 
 
 def _has_submitted(flow_run_id: UUID, flow: Flow[..., Any] | None) -> bool:

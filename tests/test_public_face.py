@@ -20,6 +20,7 @@ ROOMS = (
     "demo",
     "check",
     "post_table",
+    "unfollow_later",
     "each_job",
     "limits",
     "script_flow",

@@ -81,6 +81,15 @@ from tikmatrix_tasks.tasks import (
     wait_for_each,
     wait_for_jobs,
 )
+from tikmatrix_tasks.unfollow_later import (
+    Delay,
+    FollowPair,
+    UnfollowLater,
+    follow_jobs,
+    pairs_that_completed,
+    unfollow_jobs,
+    unfollow_later,
+)
 
 __all__ = [
     "Account",
@@ -91,9 +100,11 @@ __all__ = [
     "ChatGPT",
     "Comment",
     "CustomScript",
+    "Delay",
     "EachJob",
     "EndedBadly",
     "Follow",
+    "FollowPair",
     "HttpStatusError",
     "InternalError",
     "InvalidRequest",
@@ -123,6 +134,7 @@ __all__ = [
     "TikMatrixSettings",
     "TikMatrixUnreachable",
     "Unfollow",
+    "UnfollowLater",
     "UnknownJobStatus",
     "UnsortedJobs",
     "WaitTimedOut",
@@ -145,9 +157,11 @@ __all__ = [
     "count_of",
     "delete_jobs",
     "exclusive_phones",
+    "follow_jobs",
     "get_stats",
     "list_accounts",
     "list_jobs",
+    "pairs_that_completed",
     "phones_to_use",
     "plan_jobs",
     "read_post_table",
@@ -164,6 +178,8 @@ __all__ = [
     "stop_jobs_of_run",
     "stop_jobs_on_cancel",
     "submit_jobs",
+    "unfollow_jobs",
+    "unfollow_later",
     "wait_for_each",
     "wait_for_jobs",
 ]

@@ -157,27 +157,39 @@ def run_each_job(
     return each.report()
 
 
-def conclude_each(report: Report, done: str, *, success: Literal["any", "all"] = "any") -> Report:
+def conclude_each(
+    report: Report,
+    done: str,
+    *,
+    success: Literal["any", "all"] = "any",
+    then: Sequence[str] = (),
+    later: Report | None = None,
+) -> Report:
     """End a flow run with what `run_each_job` reported; `done` is the word, such as "posted".
 
-    `2 posted, 1 already posted, 1 failed; row 4, phone-2: post failed (upload timed out)`. Return
-    what this returns, as with `conclude`.
+    `2 posted, 1 already posted, 1 failed; row 4, phone-2: post failed (upload timed out)`, and what
+    is to be said `then`. Of a `later` part only `then` tells; it can fail the run all the same.
+    Return what this returns, as with `conclude`.
     """
-    unknown = any(job.outcome is Outcome.UNKNOWN for job in report.jobs)
-    failed = unknown or not report.completed or (success == "all" and not report.ok)
-    return conclude(report, _sentence(report, done), failed=failed)
+    parts = [report] if later is None or not later.jobs else [report, later]
+    unknown = any(job.outcome is Outcome.UNKNOWN for part in parts for job in part.jobs)
+    failed = unknown or not all(part.completed for part in parts)
+    failed |= success == "all" and not all(part.ok for part in parts)
+    sentence = "; ".join([tell_each(report, done), *then])
+    return conclude(sum(parts, Report()), sentence, failed=failed)
 
 
 def conclude_plan(report: Report, done: str) -> Report:
     """End a dry run of `run_each_job`: how many would be done, and how many are."""
     new = [job for job in report.jobs if job.remark == WOULD_BE_SENT]
     others = Report(jobs=tuple(job for job in report.jobs if job.remark != WOULD_BE_SENT))
-    told = f", {_sentence(others, done)}" if others.jobs else ""
+    told = f", {tell_each(others, done)}" if others.jobs else ""
     sentence = f"dry run: {len(new)} would be {done}{told}; nothing was sent"
     return conclude(report, sentence, failed=False)
 
 
-def _sentence(report: Report, done: str) -> str:
+def tell_each(report: Report, done: str) -> str:
+    """How many are `done`, and what became of the others."""
     counts = Counter(_word(job, done) for job in report.jobs)
     counts.setdefault(done, 0)
     first = [done, f"already {done}"]

@@ -75,8 +75,7 @@ class RunLedger:
 
     def alone(self) -> AbstractAsyncContextManager[None]:
         """Keep other processes of this machine from submitting under the same key."""
-        folder = PREFECT_LOCAL_STORAGE_PATH.value()
-        return file_lock(folder / "tikmatrix-locks" / self._submitted.key[-2:])
+        return alone(self._submitted.key[-2:])
 
 
 class Kept:
@@ -109,6 +108,11 @@ class Kept:
     async def attach(self, flow_run_id: UUID, submissions: list[Submitted]) -> None:
         """Let a run that is cancelled stop these, too."""
         await _add_to_index(self._store, flow_run_id, submissions)
+
+
+def alone(name: str) -> AbstractAsyncContextManager[None]:
+    """Be the only process of this machine that does something which goes by this name."""
+    return file_lock(PREFECT_LOCAL_STORAGE_PATH.value() / "tikmatrix-locks" / name)
 
 
 async def keep(key: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.cancellation import stop_jobs_of_run, stop_jobs_on_cancel
 from tikmatrix_tasks.client import TikMatrixClient
+from tikmatrix_tasks.each_job import EachJob, conclude_each, conclude_plan, run_each_job
 from tikmatrix_tasks.errors import (
     ApiError,
     BadRequestError,
@@ -53,6 +54,7 @@ from tikmatrix_tasks.jobs import (
     Stats,
 )
 from tikmatrix_tasks.observability import complete, conclude, count_of, report_of, run_name
+from tikmatrix_tasks.post_table import read_post_table
 from tikmatrix_tasks.script_flow import run_script_flow
 from tikmatrix_tasks.scripts import (
     AccountWarmup,
@@ -92,6 +94,15 @@ from tikmatrix_tasks.tasks import (
     wait_for_each,
     wait_for_jobs,
 )
+from tikmatrix_tasks.unfollow_later import (
+    Delay,
+    FollowPair,
+    UnfollowLater,
+    follow_jobs,
+    pairs_that_completed,
+    unfollow_jobs,
+    unfollow_later,
+)
 
 __all__ = [
     "Account",
@@ -102,8 +113,11 @@ __all__ = [
     "ChatGPT",
     "Comment",
     "CustomScript",
+    "Delay",
+    "EachJob",
     "EndedBadly",
     "Follow",
+    "FollowPair",
     "Health",
     "HttpStatusError",
     "InternalError",
@@ -136,6 +150,7 @@ __all__ = [
     "TikMatrixSettings",
     "TikMatrixUnreachable",
     "Unfollow",
+    "UnfollowLater",
     "UnknownJobStatus",
     "UnsortedJobs",
     "WaitTimedOut",
@@ -160,6 +175,8 @@ __all__ = [
     "claim_jobs",
     "complete",
     "conclude",
+    "conclude_each",
+    "conclude_plan",
     "count_of",
     "delete_finished_jobs",
     "delete_jobs",
@@ -167,15 +184,19 @@ __all__ = [
     "find_failed_jobs",
     "find_finished_jobs",
     "find_orphans",
+    "follow_jobs",
     "get_stats",
     "list_accounts",
     "list_jobs",
     "look_at_health",
+    "pairs_that_completed",
     "phones_to_use",
     "plan_jobs",
+    "read_post_table",
     "reason_to_skip",
     "report_of",
     "retry_jobs",
+    "run_each_job",
     "run_name",
     "run_script",
     "run_script_flow",
@@ -185,6 +206,8 @@ __all__ = [
     "stop_jobs_of_run",
     "stop_jobs_on_cancel",
     "submit_jobs",
+    "unfollow_jobs",
+    "unfollow_later",
     "wait_for_each",
     "wait_for_jobs",
 ]

@@ -244,6 +244,7 @@ def claim_jobs(selection: Selection, *, tikmatrix: TikMatrix | None = None) -> N
         key=_claim_key(run.id, selection.job_ids),
         base_url=block.settings.base_url,
         block_name=block._block_document_name,
+        attached=True,
         batch=Batch.of(selection.job_ids),
     )
     run_blocking(claim(run.id, submitted))

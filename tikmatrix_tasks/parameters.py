@@ -47,6 +47,13 @@ Success = Annotated[
 MaxJobs = Annotated[
     int | None, Field(ge=1, description="Refuse to create more jobs at once; 200 unless set.")
 ]
+RepeatFailed = Annotated[
+    bool,
+    Field(
+        description="Try again what failed in an earlier run: its failed job is deleted, so that "
+        "nobody can run it as well, and a new one is created."
+    ),
+]
 DryRun = Annotated[bool, Field(description="Check and show the plan, send nothing.")]
 MaxLatenessMinutes = Annotated[
     float | None,

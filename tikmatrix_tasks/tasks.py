@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
@@ -38,7 +39,7 @@ from tikmatrix_tasks.jobs import (
 from tikmatrix_tasks.ledger import RunLedger, Submitted
 from tikmatrix_tasks.runs import outermost_run, place_of
 from tikmatrix_tasks.scripts import Script
-from tikmatrix_tasks.submission_keys import submission_key
+from tikmatrix_tasks.submission_keys import once_submission_key, submission_key
 from tikmatrix_tasks.twins import CREATES, NO_RETRIES, READS, REMOVES, twins
 from tikmatrix_tasks.watcher import Watcher, shared_watcher
 
@@ -173,6 +174,7 @@ async def _submit_jobs(
     max_interval: int | None = None,
     max_jobs: int | None = None,
     on_doubt: Literal["fail", "adopt"] = "fail",
+    once_key: str | None = None,
     tikmatrix: TikMatrix | None = None,
 ) -> Batch:
     """Create the jobs that run a script on phones (`serials`) or for accounts (`usernames`).
@@ -186,6 +188,10 @@ async def _submit_jobs(
     at: all there, they are adopted; none after `settle_seconds`, it is sent again; some, only what
     is missing is sent. With `on_doubt="adopt"` jobs that may be ours are adopted where the default
     stops. `decisions` of the batch says what was decided and why.
+
+    With a `once_key` the jobs are created once ever: every later call with the same key, of
+    whichever run, gets the first one's batch, also where it asks for something else. Result storage
+    remembers it. A call that TikMatrix refused, or did not get, does not count.
 
     Raises:
         InvalidRequest: a field that TikMatrix would refuse, or more than `max_jobs`; nothing sent.
@@ -205,10 +211,19 @@ async def _submit_jobs(
         max_jobs=max_jobs,
         tikmatrix=tikmatrix,
     )
+    if once_key is not None and not once_key.strip():
+        raise InvalidRequest("once_key", "is empty")
     logger = get_run_logger()
     ledger = _ledger(tikmatrix)
     block = _block(tikmatrix)
-    async with block.get_client() as client, _turn(block.settings.base_url):
+    async with AsyncExitStack() as held:
+        if ledger is not None and once_key is not None:
+            await held.enter_async_context(ledger.alone())
+            kept = await ledger.read_batch()
+            if kept is not None:  # another process was faster
+                return kept
+        client = await held.enter_async_context(block.get_client())
+        await held.enter_async_context(_turn(block.settings.base_url))
         batch = await submission.submit(
             client,
             request,
@@ -230,16 +245,20 @@ async def _submit_jobs(
 
 
 def _ledger(tikmatrix: TikMatrix | None) -> RunLedger | None:
-    """Where the current submission is kept; None outside a flow run, where nothing repeats it."""
+    """Where the current submission is kept; None where nothing could repeat it."""
     context = TaskRunContext.get()
     key = None if context is None else _submission_key(context, context.parameters)
-    run = outermost_run()
-    if key is None or run is None:
+    if key is None:
         return None
+    run = outermost_run()
+    return RunLedger(None if run is None else run.id, submitted_to(tikmatrix, key))
+
+
+def submitted_to(tikmatrix: TikMatrix | None, key: str) -> Submitted:
+    """The entry in a run's list of submissions for one under this key."""
     block = _block(tikmatrix)
     name = block._block_document_name
-    submitted = Submitted(key=key, base_url=block.settings.base_url, block_name=name)
-    return RunLedger(run.id, submitted)
+    return Submitted(key=key, base_url=block.settings.base_url, block_name=name)
 
 
 _turns: dict[str, asyncio.Lock] = {}
@@ -252,7 +271,8 @@ def _turn(base_url: str) -> asyncio.Lock:
 
 def _planned(parameters: dict[str, Any]) -> JobRequest | None:
     """The request of a `submit_jobs` run; None when it would be refused."""
-    arguments = {name: value for name, value in parameters.items() if name != "on_doubt"}
+    others = ("on_doubt", "once_key")
+    arguments = {name: value for name, value in parameters.items() if name not in others}
     try:
         return plan_jobs(**arguments)
     except InvalidRequest:
@@ -261,6 +281,8 @@ def _planned(parameters: dict[str, Any]) -> JobRequest | None:
 
 def _submission_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
     request, place = _planned(parameters), place_of(context)
+    if request is not None and parameters["once_key"] is not None:
+        return once_submission_key(parameters["once_key"])
     if request is None or place is None:
         return None  # outside a flow run there is nothing that could be retried as a whole
     return submission_key(
@@ -441,6 +463,7 @@ async def _run_script(
     max_interval: int | None = None,
     max_jobs: int | None = None,
     on_doubt: Literal["fail", "adopt"] = "fail",
+    once_key: str | None = None,
     timeout_seconds: float | None = None,
     on_timeout: Literal["stop", "leave"] = "stop",
     retry_failed: int = 0,
@@ -462,6 +485,7 @@ async def _run_script(
         max_interval=max_interval,
         max_jobs=max_jobs,
         on_doubt=on_doubt,
+        once_key=once_key,
         tikmatrix=tikmatrix,
     )
     return await await_for_jobs(

@@ -20,6 +20,7 @@ from tikmatrix_tasks import (
     SubmissionInDoubt,
     TikMatrix,
     TikMatrixError,
+    announce_ended,
     as_ended,
     check_license,
     conclude,
@@ -127,6 +128,7 @@ def warmup_then_post(
     busy = [owner for owner in plan.owners if owner not in free]
     report += _posts_that(Outcome.NOT_STARTED, busy, "it had open jobs already")
 
+    announce_ended(report, post.name, by_account=bool(usernames))
     posts = Report(jobs=tuple(job for job in report.jobs if job.script_name == post.name))
     unknown = any(job.outcome is Outcome.UNKNOWN for job in report.jobs)
     failed = unknown or not posts.completed or (success == "all" and not posts.ok)
@@ -179,6 +181,7 @@ def _warm_up_and_post(
                 report += publish([owner], after=[wait])
             else:
                 ready.append(owner)
+    announce_ended(report, warmup.name, by_account=naming == "usernames")
     if post_when == "all" and len(ready) == len(free):
         report += publish(free, after=list(warming))
     else:

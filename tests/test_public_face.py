@@ -31,6 +31,7 @@ ROOMS = (
     "tasks",
     "twins",
     "cancellation",
+    "events",
     "observability",
     "parameters",
     "records",

@@ -27,6 +27,7 @@ from tikmatrix_tasks.errors import (
     UnsortedJobs,
     WaitTimedOut,
 )
+from tikmatrix_tasks.events import announce_ended
 from tikmatrix_tasks.guards import exclusive_phones, phones_to_use, reason_to_skip, skip
 from tikmatrix_tasks.health import Health, PhoneHealth, alook_at_health, look_at_health
 from tikmatrix_tasks.housekeeping import (
@@ -164,6 +165,7 @@ __all__ = [
     "alist_accounts",
     "alist_jobs",
     "alook_at_health",
+    "announce_ended",
     "aretry_jobs",
     "arun_script",
     "as_ended",

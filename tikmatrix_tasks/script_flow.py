@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.errors import EndedBadly, TikMatrixUnreachable
+from tikmatrix_tasks.events import announce_ended
 from tikmatrix_tasks.guards import exclusive_phones as phones_alone
 from tikmatrix_tasks.guards import phones_to_use, reason_to_skip, skip
 from tikmatrix_tasks.jobs import Outcome, Report
@@ -76,6 +77,7 @@ def run_script_flow(
         except EndedBadly as ended:
             report, sentence = ended.report, f"{script.name}: {ended}"
             unreachable = isinstance(ended, TikMatrixUnreachable)
+    announce_ended(report, script.name, by_account=not serials)
     left_out = [owner for owner in plan.owners if owner not in free]
     if left_out:
         sentence += f"; left out, because they had open jobs: {', '.join(left_out)}"

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.futures import PrefectFuture
-from prefect.runtime import flow_run
 from pydantic import Field
 
 from tikmatrix_tasks import (
@@ -21,37 +20,41 @@ from tikmatrix_tasks import (
     SubmissionInDoubt,
     TikMatrix,
     TikMatrixError,
+    announce_ended,
     as_ended,
     check_license,
     conclude,
     count_of,
+    phones_to_use,
     plan_jobs,
+    reason_to_skip,
     report_of,
+    run_name,
+    skip,
     stop_jobs_on_cancel,
     submit_jobs,
     wait_for_each,
+)
+from tikmatrix_tasks import (
+    exclusive_phones as phones_alone,
 )
 from tikmatrix_tasks.parameters import (
     Accounts,
     DryRun,
     EveryAccount,
+    ExclusivePhones,
     MaxJobs,
+    MaxLatenessMinutes,
     OnTimeout,
     Phones,
     StartTime,
     Success,
+    WhenBusy,
 )
 
 
-def _run_name() -> str:
-    parameters = flow_run.parameters
-    if parameters.get("usernames"):
-        return f"warm up, then post: {count_of(len(parameters['usernames']), 'account')}"
-    return f"warm up, then post: {count_of(len(parameters.get('serials') or ()), 'phone')}"
-
-
 @stop_jobs_on_cancel
-@flow(name="warmup-then-post", flow_run_name=_run_name)
+@flow(name="warmup-then-post", flow_run_name=run_name("warm up, then post"))
 def warmup_then_post(
     serials: Phones = None,
     usernames: Accounts = None,
@@ -79,6 +82,9 @@ def warmup_then_post(
     on_timeout: OnTimeout = "stop",
     success: Success = "any",
     max_jobs: MaxJobs = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
+    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Warm up phones and publish on each whose warm-up completed.
@@ -102,9 +108,53 @@ def warmup_then_post(
         sentence = f"dry run: {plan}, then post where it completed; nothing was sent"
         return conclude(Report(), sentence, failed=False)
 
+    if reason := reason_to_skip(max_lateness_minutes):
+        return skip(reason)
+    with phones_alone(serials, exclusive_phones, timeout_seconds):
+        check_license(tikmatrix)
+        free = phones_to_use(serials, when_busy, tikmatrix, timeout_seconds, usernames=usernames)
+        if not free:
+            return skip("every phone has open jobs already; nothing was sent")
+        report = _warm_up_and_post(
+            warmup,
+            post,
+            free,
+            "usernames" if usernames else "serials",
+            post_when,
+            start_time=start_time,
+            options=options,
+            patience=patience,
+        )
+    busy = [owner for owner in plan.owners if owner not in free]
+    report += _posts_that(Outcome.NOT_STARTED, busy, "it had open jobs already")
+
+    announce_ended(report, post.name, by_account=bool(usernames))
+    posts = Report(jobs=tuple(job for job in report.jobs if job.script_name == post.name))
+    unknown = any(job.outcome is Outcome.UNKNOWN for job in report.jobs)
+    failed = unknown or not posts.completed or (success == "all" and not posts.ok)
+    everyone = count_of(len(plan.owners), "account" if usernames else "phone")
+    return conclude(report, _sentence(posts, plan.owners, everyone), failed=failed)
+
+
+def _warm_up_and_post(
+    warmup: AccountWarmup,
+    post: Post,
+    free: list[str],
+    naming: str,
+    post_when: Literal["each", "all"],
+    *,
+    start_time: str | None,
+    options: dict[str, Any],
+    patience: dict[str, Any],
+) -> Report:
+    """What became of each warm-up, and of the post that followed it or did not.
+
+    `naming` tells whether `free` are "serials" or "usernames".
+    """
+
     def publish(owners: Sequence[str], after: list[PrefectFuture[Report]]) -> Report:
         """Submit posts and begin to wait for them; tell what could not be submitted."""
-        named: dict[str, Any] = {"usernames" if usernames else "serials": list(owners)}
+        named: dict[str, Any] = {naming: list(owners)}
         try:
             batch = submit_jobs(post, **named, **options, wait_for=after)
         except TikMatrixError as err:
@@ -114,10 +164,8 @@ def warmup_then_post(
         posting.update(wait_for_each(batch, "post on {owner}", **patience))
         return _posts_that(Outcome.NOT_CREATED, _left_out(batch, posting), "TikMatrix made no job")
 
-    check_license(tikmatrix)
-    warmups = submit_jobs(
-        warmup, serials=serials, usernames=usernames, start_time=start_time, **options
-    )
+    named_all: dict[str, Any] = {naming: free}
+    warmups = submit_jobs(warmup, **named_all, start_time=start_time, **options)
     warming = wait_for_each(warmups, "warm up {owner}", **patience)
     posting: dict[PrefectFuture[Report], Batch] = {}
     report = _posts_that(Outcome.NOT_STARTED, _left_out(warmups, warming), "no warm-up was created")
@@ -133,18 +181,14 @@ def warmup_then_post(
                 report += publish([owner], after=[wait])
             else:
                 ready.append(owner)
-    if post_when == "all" and len(ready) == len(plan.owners):
-        report += publish(plan.owners, after=list(warming))
+    announce_ended(report, warmup.name, by_account=naming == "usernames")
+    if post_when == "all" and len(ready) == len(free):
+        report += publish(free, after=list(warming))
     else:
         report += _posts_that(Outcome.NOT_STARTED, ready, "another warm-up did not complete")
     for wait in as_ended(posting):
         report += report_of(wait, posting[wait])
-
-    posts = Report(jobs=tuple(job for job in report.jobs if job.script_name == post.name))
-    unknown = any(job.outcome is Outcome.UNKNOWN for job in report.jobs)
-    failed = unknown or not posts.completed or (success == "all" and not posts.ok)
-    everyone = count_of(len(plan.owners), "account" if usernames else "phone")
-    return conclude(report, _sentence(posts, plan.owners, everyone), failed=failed)
+    return report
 
 
 def _left_out(batch: Batch, waits: Mapping[PrefectFuture[Report], Batch]) -> list[str]:

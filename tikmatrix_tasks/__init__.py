@@ -3,6 +3,7 @@
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.cancellation import stop_jobs_of_run, stop_jobs_on_cancel
 from tikmatrix_tasks.client import TikMatrixClient
+from tikmatrix_tasks.each_job import EachJob, conclude_each, conclude_plan, run_each_job
 from tikmatrix_tasks.errors import (
     ApiError,
     BadRequestError,
@@ -16,6 +17,7 @@ from tikmatrix_tasks.errors import (
     NotFoundError,
     NotSentError,
     OverloadedError,
+    PhonesBusy,
     PlanError,
     ScriptNotSupported,
     SubmissionInDoubt,
@@ -24,6 +26,21 @@ from tikmatrix_tasks.errors import (
     UnknownJobStatus,
     UnsortedJobs,
     WaitTimedOut,
+)
+from tikmatrix_tasks.events import announce_ended
+from tikmatrix_tasks.guards import exclusive_phones, phones_to_use, reason_to_skip, skip
+from tikmatrix_tasks.health import Health, PhoneHealth, alook_at_health, look_at_health
+from tikmatrix_tasks.housekeeping import (
+    Selection,
+    adelete_finished_jobs,
+    afind_failed_jobs,
+    afind_finished_jobs,
+    afind_orphans,
+    claim_jobs,
+    delete_finished_jobs,
+    find_failed_jobs,
+    find_finished_jobs,
+    find_orphans,
 )
 from tikmatrix_tasks.job_request import JobRequest
 from tikmatrix_tasks.jobs import (
@@ -37,7 +54,9 @@ from tikmatrix_tasks.jobs import (
     Report,
     Stats,
 )
-from tikmatrix_tasks.observability import conclude, count_of, report_of
+from tikmatrix_tasks.observability import complete, conclude, count_of, report_of, run_name
+from tikmatrix_tasks.post_table import read_post_table
+from tikmatrix_tasks.script_flow import run_script_flow
 from tikmatrix_tasks.scripts import (
     AccountWarmup,
     ChatGPT,
@@ -76,6 +95,15 @@ from tikmatrix_tasks.tasks import (
     wait_for_each,
     wait_for_jobs,
 )
+from tikmatrix_tasks.unfollow_later import (
+    Delay,
+    FollowPair,
+    UnfollowLater,
+    follow_jobs,
+    pairs_that_completed,
+    unfollow_jobs,
+    unfollow_later,
+)
 
 __all__ = [
     "Account",
@@ -86,8 +114,12 @@ __all__ = [
     "ChatGPT",
     "Comment",
     "CustomScript",
+    "Delay",
+    "EachJob",
     "EndedBadly",
     "Follow",
+    "FollowPair",
+    "Health",
     "HttpStatusError",
     "InternalError",
     "InvalidRequest",
@@ -103,11 +135,14 @@ __all__ = [
     "NotSentError",
     "Outcome",
     "OverloadedError",
+    "PhoneHealth",
+    "PhonesBusy",
     "PlanError",
     "Post",
     "Report",
     "Script",
     "ScriptNotSupported",
+    "Selection",
     "Stats",
     "SubmissionInDoubt",
     "TikMatrix",
@@ -116,14 +151,21 @@ __all__ = [
     "TikMatrixSettings",
     "TikMatrixUnreachable",
     "Unfollow",
+    "UnfollowLater",
     "UnknownJobStatus",
     "UnsortedJobs",
     "WaitTimedOut",
     "acheck_license",
+    "adelete_finished_jobs",
     "adelete_jobs",
+    "afind_failed_jobs",
+    "afind_finished_jobs",
+    "afind_orphans",
     "aget_stats",
     "alist_accounts",
     "alist_jobs",
+    "alook_at_health",
+    "announce_ended",
     "aretry_jobs",
     "arun_script",
     "as_ended",
@@ -132,21 +174,42 @@ __all__ = [
     "asubmit_jobs",
     "await_for_jobs",
     "check_license",
+    "claim_jobs",
+    "complete",
     "conclude",
+    "conclude_each",
+    "conclude_plan",
     "count_of",
+    "delete_finished_jobs",
     "delete_jobs",
+    "exclusive_phones",
+    "find_failed_jobs",
+    "find_finished_jobs",
+    "find_orphans",
+    "follow_jobs",
     "get_stats",
     "list_accounts",
     "list_jobs",
+    "look_at_health",
+    "pairs_that_completed",
+    "phones_to_use",
     "plan_jobs",
+    "read_post_table",
+    "reason_to_skip",
     "report_of",
     "retry_jobs",
+    "run_each_job",
+    "run_name",
     "run_script",
+    "run_script_flow",
+    "skip",
     "split_batch",
     "stop_jobs",
     "stop_jobs_of_run",
     "stop_jobs_on_cancel",
     "submit_jobs",
+    "unfollow_jobs",
+    "unfollow_later",
     "wait_for_each",
     "wait_for_jobs",
 ]

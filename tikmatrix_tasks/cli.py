@@ -1,4 +1,4 @@
-"""The command `prefect-tikmatrix`: demo, simulate, check."""
+"""The command `prefect-tikmatrix`: demo, up, down, simulate, check, limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from tikmatrix_tasks.check import run_check
 from tikmatrix_tasks.demo import run_demo
+from tikmatrix_tasks.evening import run_down, run_up
+from tikmatrix_tasks.limits import run_limits
 from tikmatrix_tasks.simulator import command as simulate
 
 
@@ -24,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--ui", action="store_true", help="keep the Prefect server up and open its UI"
     )
 
+    commands.add_parser(
+        "up", help="a simulated TikMatrix, Prefect with its UI, a worker and all deployments"
+    )
+    commands.add_parser("down", help="end what `up` started")
+
     simulator = commands.add_parser(
         "simulate", help="serve a stand-in TikMatrix, for trying things without phones"
     )
@@ -34,11 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where.add_argument("--base-url", help="address of TikMatrix's Local API")
     where.add_argument("--block", help="name of a stored TikMatrix block")
 
+    limits = commands.add_parser(
+        "limits", help="create the concurrency limits that exclusive_phones takes"
+    )
+    limits.add_argument(
+        "--phones", nargs="+", metavar="SERIAL", help="the phones (default: those of its accounts)"
+    )
+    limits.add_argument("--base-url", help="address of TikMatrix's Local API")
+
     given = parser.parse_args(arguments)
     if given.command == "demo":
         return run_demo(ui=given.ui)
+    if given.command == "up":
+        return run_up()
+    if given.command == "down":
+        return run_down()
     if given.command == "simulate":
         return simulate.run(given)
+    if given.command == "limits":
+        return run_limits(serials=given.phones, base_url=given.base_url)
     return run_check(base_url=given.base_url, block_name=given.block)
 
 

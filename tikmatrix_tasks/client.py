@@ -55,6 +55,12 @@ Model = TypeVar("Model", bound=Received)
 Row = TypeVar("Row", Job, Account)
 
 
+def is_local(base_url: str) -> bool:
+    """Whether the address is this machine's own."""
+    host = urlsplit(base_url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def normalized_base_url(base_url: str) -> str:
     """The address in the form requests are built on: a scheme, a host, `/api/v1`, no slash after.
 

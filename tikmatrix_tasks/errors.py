@@ -16,6 +16,7 @@ TikMatrixError
 ├── UnsortedJobs            the job list is in no order and too long to be read whole
 ├── JobsNotIdentified       the rows do not tell which phone or account a job belongs to
 ├── UnknownJobStatus        a job shows a status that nobody documented
+├── PhonesBusy              other work kept phones until the deadline; nothing was sent
 └── EndedBadly              a wait ended without every job completed; carries the report
     ├── JobsFailed          every job has ended, some of them failed or are gone
     ├── WaitTimedOut        the deadline passed first
@@ -119,6 +120,12 @@ class BadRequestError(ApiError):
 class ScriptNotSupported(ApiError):
     """40003: this TikMatrix does not run that script through its API."""
 
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}. This TikMatrix does not run the script through its API (yet): "
+            "update TikMatrix, or run the script on its screen"
+        )
+
 
 class PlanError(ApiError):
     """40301: the plan has no API access; Pro, Team and Business have. Trying again cannot help."""
@@ -201,6 +208,20 @@ class UnknownJobStatus(TikMatrixError):
         return (
             f"job {self.job_id} shows status {self.status}; the documented ones are 0 pending, "
             "1 running, 2 completed, 3 failed. Look at the job in TikMatrix."
+        )
+
+
+class PhonesBusy(TikMatrixError):
+    """Phones (or accounts) still had other work when the time was up. Nothing was sent."""
+
+    def __init__(self, owners: tuple[str, ...], timeout_seconds: float) -> None:
+        super().__init__(owners, timeout_seconds)
+        self.owners, self.timeout_seconds = owners, timeout_seconds
+
+    def __str__(self) -> str:
+        return (
+            f"{', '.join(self.owners)} still busy with other work after {self.timeout_seconds:g} s;"
+            " nothing was sent"
         )
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from tikmatrix_tasks.client import TikMatrixClient
-from tikmatrix_tasks.errors import BadRequestError, NotFoundError, TikMatrixError
+from tikmatrix_tasks.errors import (
+    ApiError,
+    BadRequestError,
+    HttpStatusError,
+    NotFoundError,
+    PlanError,
+    TikMatrixError,
+)
 from tikmatrix_tasks.intent import Intent
 from tikmatrix_tasks.jobs import Batch, JobStatus
 from tikmatrix_tasks.retries import is_in_doubt, may_retry
@@ -142,6 +149,38 @@ async def delete(client: TikMatrixClient, job_ids: Iterable[int]) -> None:
             failure = err
     if failure is not None:
         raise failure
+
+
+DELETED_AT_ONCE = 100
+
+
+async def delete_completed(client: TikMatrixClient, job_ids: Sequence[int]) -> None:
+    """Delete completed jobs, many with one call, or one by one where that call is refused.
+
+    Completed jobs stay completed, so none can be running by the time it is deleted. What the batch
+    call does when one of its ids is unknown is not documented: a refusal may have deleted some.
+    """
+    for first in range(0, len(job_ids), DELETED_AT_ONCE):
+        some = job_ids[first : first + DELETED_AT_ONCE]
+        try:
+            await client.delete_jobs(some)
+        except PlanError:
+            raise
+        except (ApiError, HttpStatusError):
+            await delete(client, some)
+
+
+async def delete_failed(client: TikMatrixClient, job_ids: Iterable[int]) -> tuple[int, ...]:
+    """Delete those of these jobs that still show as failed, and return the ids that are gone."""
+    gone = []
+    for job_id in job_ids:
+        job = await row_or_none(client, job_id)
+        if job is not None and job.known_status is JobStatus.FAILED:
+            await delete(client, [job_id])
+        elif job is not None:
+            continue
+        gone.append(job_id)
+    return tuple(gone)
 
 
 async def retry(

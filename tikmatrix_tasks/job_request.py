@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -12,6 +13,17 @@ from tikmatrix_tasks.errors import InvalidRequest
 from tikmatrix_tasks.scripts import Script, Secrets
 
 HH_MM = r"([01][0-9]|2[0-3]):[0-5][0-9]"  # 24-hour, the TikMatrix machine's clock; no zone is named
+
+
+STARTS_NOW_MINUTES = 10
+"""A start time that is past by no more than this means now."""
+
+
+def is_past(start_time: str, now: datetime) -> bool:
+    """Whether an HH:MM of today is past, by the TikMatrix machine's `now`."""
+    hours, minutes = map(int, start_time.split(":"))
+    start = now.replace(hour=hours, minute=minutes, second=0, microsecond=0)
+    return now - start > timedelta(minutes=STARTS_NOW_MINUTES)
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,10 @@ class JobReport(BaseModel):
     job_id: int | None = None
     script_name: str | None = None
     outcome: Outcome
+    name: str | None = None
+    """What a person calls it, where phone and script do not tell it apart: a row, a user."""
+    earlier: bool = False
+    """Whether this became of it in an earlier run."""
     owner: str | None = None
     """The phone's serial or the account's name."""
     remark: str | None = None
@@ -245,9 +249,14 @@ class JobReport(BaseModel):
     seconds: float | None = None
 
     def __str__(self) -> str:
-        who = self.owner or (f"job {self.job_id}" if self.job_id is not None else "a phone")
+        who = (
+            self.name
+            or self.owner
+            or (f"job {self.job_id}" if self.job_id is not None else "a phone")
+        )
+        when = " in an earlier run" if self.earlier else ""
         why = f" ({self.remark})" if self.remark else ""
-        return f"{who}: {self.script_name or 'job'} {self.outcome.value}{why}"
+        return f"{who}: {self.script_name or 'job'} {self.outcome.value}{when}{why}"
 
 
 class Report(BaseModel):

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from tikmatrix_tasks.errors import EndedBadly, JobsFailed, TikMatrixError
 from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
 
+R = TypeVar("R")
+
 
 def count_of(number: int, thing: str) -> str:
     """`1 phone`, `2 phones`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def run_name(what: str) -> Callable[[], str]:
+    """For `flow_run_name` of a flow with the shared parameters: `post: 3 phones`."""
+
+    def name() -> str:
+        parameters = flow_run.parameters
+        if parameters.get("usernames"):
+            return f"{what}: {count_of(len(parameters['usernames']), 'account')}"
+        return f"{what}: {count_of(len(parameters.get('serials') or ()), 'phone')}"
+
+    return name
 
 
 def report_of(wait: PrefectFuture[Report], batch: Batch) -> Report:
@@ -45,6 +61,14 @@ def unknown_report(batch: Batch, why: TikMatrixError) -> Report:
             for job_id in batch.job_ids
         )
     )
+
+
+def complete(result: R, sentence: str, *, name: str | None = None) -> R:
+    """End a flow run well: its state, Completed or as named, shows the sentence.
+
+    Return what this returns, as with `conclude`; it is for results that are no `Report`.
+    """
+    return cast("R", Completed(message=sentence, data=result, name=name or "Completed"))
 
 
 def conclude(report: Report, sentence: str, *, failed: bool) -> Report:

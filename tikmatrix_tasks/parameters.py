@@ -27,7 +27,11 @@ EveryAccount = Annotated[
 ]
 TimeoutSeconds = Annotated[
     float | None,
-    Field(gt=0, description="How long jobs are waited for, in seconds; 4 hours unless set."),
+    Field(
+        gt=0,
+        description="How long jobs, and phones in use, are waited for, in seconds; 4 hours unless "
+        "set.",
+    ),
 ]
 OnTimeout = Annotated[
     Literal["stop", "leave"],
@@ -42,6 +46,13 @@ Success = Annotated[
 ]
 MaxJobs = Annotated[
     int | None, Field(ge=1, description="Refuse to create more jobs at once; 200 unless set.")
+]
+RepeatFailed = Annotated[
+    bool,
+    Field(
+        description="Try again what failed in an earlier run: its failed job is deleted, so that "
+        "nobody can run it as well, and a new one is created."
+    ),
 ]
 DryRun = Annotated[bool, Field(description="Check and show the plan, send nothing.")]
 MaxLatenessMinutes = Annotated[
@@ -64,5 +75,33 @@ WhenBusy = Annotated[
     Field(
         description="What to do about a phone that has open jobs of anybody: queue behind them, "
         "wait for their end, or leave the phone out."
+    ),
+]
+SomePhones = Annotated[
+    list[str] | None,
+    Field(title="Phones", description="Serials of the phones; every phone unless set."),
+]
+ScriptName = Annotated[
+    str | None,
+    Field(
+        title="Script",
+        description="Only jobs of this script, by TikMatrix's name, such as post or "
+        "account_warmup; every script unless set.",
+    ),
+]
+OnlyOwn = Annotated[
+    bool,
+    Field(
+        title="Only own",
+        description="Only jobs that flow runs of this project created, as far as Prefect still "
+        "knows those runs. Without it also what people started on TikMatrix's screen.",
+    ),
+]
+RecordDays = Annotated[
+    float,
+    Field(
+        gt=0,
+        description="How many days back flow runs are asked for what they created; jobs of older "
+        "runs count as other people's.",
     ),
 ]

@@ -8,6 +8,8 @@ from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 
+from tikmatrix_tasks.submission_keys import Place
+
 _outermost: dict[tuple[UUID, int], FlowRun] = {}  # a subflow run has the same one all its life
 
 
@@ -37,6 +39,19 @@ def _outermost_of(run: FlowRun) -> FlowRun:
                 break
             run = prefect.read_flow_run(parent.flow_run_id)
     return run
+
+
+def place_of(context: TaskRunContext) -> Place | None:
+    """Where a request of this task run is made; None outside a flow run."""
+    run = outermost_run()
+    if run is None:
+        return None
+    return Place(
+        flow_run_id=run.id,
+        flow_attempt=run.run_count,
+        task_run_id=context.task_run.id,
+        callers=tuple((caller.id, caller.run_count) for caller in calling_task_runs(context)),
+    )
 
 
 def calling_task_runs(context: TaskRunContext) -> tuple[TaskRun, ...]:

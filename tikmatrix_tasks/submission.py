@@ -58,6 +58,10 @@ class Ledger(Protocol):
 
     async def write_intent(self, intent: Intent) -> None: ...
 
+    async def forget_intent(self) -> None:
+        """It is certain that nothing came of the intent."""
+        ...
+
     @property
     def unsent(self) -> set[str]:
         """Ids of intents that this very process wrote and certainly has not sent."""
@@ -76,6 +80,9 @@ class MemoryLedger:
 
     async def write_intent(self, intent: Intent) -> None:
         self._intent = intent
+
+    async def forget_intent(self) -> None:
+        self._intent = None
 
 
 async def submit(
@@ -152,6 +159,12 @@ class _Submission:
                 return self._batch(self._answered)
             found = await self._look(intent, doubt)
             missing = [pair for pair in found.missing(intent) if pair not in self._done]
+            if missing and intent.fingerprint != self._request.fingerprint():
+                raise self._in_doubt(
+                    f"{doubt}, it asked for something else than is asked for now, and its jobs "
+                    "are not all there",
+                    found.job_ids,
+                )
             known = {*self._answered, *found.job_ids, *found.unclear}
             if not missing or found.unclear or found.too_many:
                 self._decide(f"adopted jobs {_list(known)}: {doubt}, and they match the request")
@@ -180,12 +193,15 @@ class _Submission:
             except NotSentError:
                 if first:
                     self._ledger.unsent.add(intent.id)
+                    await self._ledger.forget_intent()
                 raise
             except TikMatrixError as err:
                 if is_in_doubt(err):
                     return str(err)
                 if self._answered:
                     raise self._in_doubt(f"the missing jobs were refused: {err}") from err
+                if first:
+                    await self._ledger.forget_intent()
                 raise
             expected = None if request.enable_multi_account else request.least_jobs
             self._answered |= set(created.task_ids)

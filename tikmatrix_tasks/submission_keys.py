@@ -9,6 +9,8 @@ left out on purpose: an edit between a crash and its retry would move it and pos
 Prefect gives a subflow a new run, and a task inside a task a new task run, when the outer one is
 tried again. So requests count by the outermost flow run of the process, and a request in a task
 that is tried again takes the place of the one it made before.
+
+A request with a key of the caller's own, such as a row of a table, counts by that key alone.
 """
 
 from __future__ import annotations
@@ -66,6 +68,11 @@ class _Equal:
 
 _lock = threading.Lock()
 _runs: OrderedDict[tuple[UUID, int], dict[str, _Equal]] = OrderedDict()
+
+
+def once_submission_key(once_key: str) -> str:
+    """The key of a request that is made once ever, whichever run makes it."""
+    return f"tikmatrix-once-{sha256(once_key.encode()).hexdigest()[:32]}"
 
 
 def submission_key(place: Place, *, base_url: str, fingerprint: str) -> str:

@@ -7,24 +7,22 @@ Every task takes `tikmatrix`, a block; None means the settings
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
-from prefect import Task, get_run_logger, task
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import get_run_logger
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
 
 from tikmatrix_tasks import job_actions, rows, submission, waiting
-from tikmatrix_tasks.background import BLOCKED_SECONDS, run_awaiting, run_blocking
+from tikmatrix_tasks.background import BLOCKED_SECONDS
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import (
     InvalidRequest,
     JobsFailed,
-    OverloadedError,
     TikMatrixError,
     WaitTimedOut,
 )
@@ -39,75 +37,16 @@ from tikmatrix_tasks.jobs import (
     Stats,
 )
 from tikmatrix_tasks.ledger import RunLedger, Submitted
-from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, Call, may_retry
-from tikmatrix_tasks.runs import calling_task_runs, outermost_run
+from tikmatrix_tasks.runs import outermost_run, place_of
 from tikmatrix_tasks.scripts import Script
-from tikmatrix_tasks.submission_keys import Place, submission_key
+from tikmatrix_tasks.submission_keys import once_submission_key, submission_key
+from tikmatrix_tasks.twins import CREATES, NO_RETRIES, READS, REMOVES, twins
 from tikmatrix_tasks.watcher import Watcher, shared_watcher
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Jobs = Batch | Sequence[int]
-RetryCondition = Callable[[Task[..., Any], TaskRun, State[Any]], bool]
 
 DEFAULT_WAIT_SECONDS = 4 * 3600.0
 """How long `wait_for_jobs` waits unless told; a `start_time` adds up to a day."""
-
-
-def _retry_on(call: Call) -> RetryCondition:
-    # A plain function that reads `state.data`: Prefect never calls a partial or a callable object,
-    # and `state.result()` gives a coroutine in an asynchronous task (seen with Prefect 3.8).
-    def condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-        return may_retry(state.data, call)
-
-    return condition
-
-
-def _twins(
-    name: str, logic: Callable[P, Coroutine[Any, Any, R]], **options: Any
-) -> tuple[Task[P, R], Task[P, Coroutine[Any, Any, R]]]:
-    """Make of one coroutine function a Prefect task that blocks and one that is awaited."""
-
-    @wraps(logic)
-    async def patient(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await logic(*args, **kwargs)
-        except OverloadedError as err:
-            if err.retry_after_seconds and _may_run_again():
-                await asyncio.sleep(min(err.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS))
-            raise  # Prefect tries again, if at all, after its own delay
-
-    @wraps(logic)
-    def blocking(*args: P.args, **kwargs: P.kwargs) -> R:
-        return run_blocking(patient(*args, **kwargs))
-
-    @wraps(logic)
-    async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:
-        return await run_awaiting(patient(*args, **kwargs))
-
-    blocking.__name__, awaited.__name__ = name, f"a{name}"
-    return task(name=name, **options)(blocking), task(name=f"a{name}", **options)(awaited)
-
-
-def _may_run_again() -> bool:
-    context = TaskRunContext.get()
-    return context is not None and context.task_run.run_count <= context.task.retries
-
-
-_READS: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": [1, 5, 15],
-    "retry_jitter_factor": 0.2,
-    "retry_condition_fn": _retry_on("read"),
-}
-_REMOVES: dict[str, Any] = _READS | {"retry_condition_fn": _retry_on("remove")}
-_CREATES: dict[str, Any] = _READS | {"retry_condition_fn": _retry_on("create")}
-# A wait has its own patience, so nothing is tried again. Prefect logs a traceback for a failure
-# without retries, and none where a condition declined: a failed job is a result, not a bug.
-_NO_RETRIES: dict[str, Any] = {
-    "retries": 1,
-    "retry_condition_fn": lambda task, run, state: False,
-}
 
 
 async def _check_license(tikmatrix: TikMatrix | None = None) -> License:
@@ -122,8 +61,8 @@ async def _check_license(tikmatrix: TikMatrix | None = None) -> License:
         return await client.check_license()
 
 
-check_license, acheck_license = _twins(
-    "check_license", _check_license, task_run_name="check licence", **_READS
+check_license, acheck_license = twins(
+    "check_license", _check_license, task_run_name="check licence", **READS
 )
 
 
@@ -133,7 +72,7 @@ async def _get_stats(tikmatrix: TikMatrix | None = None) -> Stats:
         return await client.get_stats()
 
 
-get_stats, aget_stats = _twins("get_stats", _get_stats, task_run_name="count jobs", **_READS)
+get_stats, aget_stats = twins("get_stats", _get_stats, task_run_name="count jobs", **READS)
 
 
 async def _list_jobs(
@@ -158,7 +97,7 @@ async def _list_jobs(
     return jobs
 
 
-list_jobs, alist_jobs = _twins("list_jobs", _list_jobs, task_run_name="list jobs", **_READS)
+list_jobs, alist_jobs = twins("list_jobs", _list_jobs, task_run_name="list jobs", **READS)
 
 
 async def _list_accounts(
@@ -184,8 +123,8 @@ async def _list_accounts(
         ]
 
 
-list_accounts, alist_accounts = _twins(
-    "list_accounts", _list_accounts, task_run_name="list accounts", **_READS
+list_accounts, alist_accounts = twins(
+    "list_accounts", _list_accounts, task_run_name="list accounts", **READS
 )
 
 
@@ -234,6 +173,7 @@ async def _submit_jobs(
     max_interval: int | None = None,
     max_jobs: int | None = None,
     on_doubt: Literal["fail", "adopt"] = "fail",
+    once_key: str | None = None,
     tikmatrix: TikMatrix | None = None,
 ) -> Batch:
     """Create the jobs that run a script on phones (`serials`) or for accounts (`usernames`).
@@ -247,6 +187,10 @@ async def _submit_jobs(
     at: all there, they are adopted; none after `settle_seconds`, it is sent again; some, only what
     is missing is sent. With `on_doubt="adopt"` jobs that may be ours are adopted where the default
     stops. `decisions` of the batch says what was decided and why.
+
+    With a `once_key` the jobs are created once ever: every later call with the same key, of
+    whichever run, gets the first one's batch, also where it asks for something else. Result storage
+    remembers it. A call that TikMatrix refused, or did not get, does not count.
 
     Raises:
         InvalidRequest: a field that TikMatrix would refuse, or more than `max_jobs`; nothing sent.
@@ -266,10 +210,19 @@ async def _submit_jobs(
         max_jobs=max_jobs,
         tikmatrix=tikmatrix,
     )
+    if once_key is not None and not once_key.strip():
+        raise InvalidRequest("once_key", "is empty")
     logger = get_run_logger()
     ledger = _ledger(tikmatrix)
     block = _block(tikmatrix)
-    async with block.get_client() as client, _turn(block.settings.base_url):
+    async with AsyncExitStack() as held:
+        if ledger is not None and once_key is not None:
+            await held.enter_async_context(ledger.alone())
+            kept = await ledger.read_batch()
+            if kept is not None:  # another process was faster
+                return kept
+        client = await held.enter_async_context(block.get_client())
+        await held.enter_async_context(_turn(block.settings.base_url))
         batch = await submission.submit(
             client,
             request,
@@ -291,16 +244,20 @@ async def _submit_jobs(
 
 
 def _ledger(tikmatrix: TikMatrix | None) -> RunLedger | None:
-    """Where the current submission is kept; None outside a flow run, where nothing repeats it."""
+    """Where the current submission is kept; None where nothing could repeat it."""
     context = TaskRunContext.get()
     key = None if context is None else _submission_key(context, context.parameters)
-    run = outermost_run()
-    if key is None or run is None:
+    if key is None:
         return None
+    run = outermost_run()
+    return RunLedger(None if run is None else run.id, submitted_to(tikmatrix, key))
+
+
+def submitted_to(tikmatrix: TikMatrix | None, key: str) -> Submitted:
+    """The entry in a run's list of submissions for one under this key."""
     block = _block(tikmatrix)
     name = block._block_document_name
-    submitted = Submitted(key=key, base_url=block.settings.base_url, block_name=name)
-    return RunLedger(run.id, submitted)
+    return Submitted(key=key, base_url=block.settings.base_url, block_name=name)
 
 
 _turns: dict[str, asyncio.Lock] = {}
@@ -313,7 +270,8 @@ def _turn(base_url: str) -> asyncio.Lock:
 
 def _planned(parameters: dict[str, Any]) -> JobRequest | None:
     """The request of a `submit_jobs` run; None when it would be refused."""
-    arguments = {name: value for name, value in parameters.items() if name != "on_doubt"}
+    others = ("on_doubt", "once_key")
+    arguments = {name: value for name, value in parameters.items() if name not in others}
     try:
         return plan_jobs(**arguments)
     except InvalidRequest:
@@ -321,15 +279,11 @@ def _planned(parameters: dict[str, Any]) -> JobRequest | None:
 
 
 def _submission_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    request, run = _planned(parameters), outermost_run()
-    if request is None or run is None:
+    request, place = _planned(parameters), place_of(context)
+    if request is not None and parameters["once_key"] is not None:
+        return once_submission_key(parameters["once_key"])
+    if request is None or place is None:
         return None  # outside a flow run there is nothing that could be retried as a whole
-    place = Place(
-        flow_run_id=run.id,
-        flow_attempt=run.run_count,
-        task_run_id=context.task_run.id,
-        callers=tuple((caller.id, caller.run_count) for caller in calling_task_runs(context)),
-    )
     return submission_key(
         place,
         base_url=_block(parameters["tikmatrix"]).settings.base_url,
@@ -341,7 +295,7 @@ def _submission_name(parameters: dict[str, Any]) -> str:
     return f"submit {_planned(parameters) or 'jobs'}"
 
 
-submit_jobs, asubmit_jobs = _twins(
+submit_jobs, asubmit_jobs = twins(
     "submit_jobs",
     _submit_jobs,
     task_run_name=_submission_name,
@@ -349,7 +303,7 @@ submit_jobs, asubmit_jobs = _twins(
     persist_result=True,
     result_serializer="json",
     refresh_cache=False,  # a setting that refreshes all caches must not post twice
-    **_CREATES,
+    **CREATES,
 )
 
 
@@ -363,8 +317,8 @@ async def _split_batch(batch: Batch, *, tikmatrix: TikMatrix | None = None) -> l
         return await rows.split_by_owner(client, batch)
 
 
-split_batch, asplit_batch = _twins(
-    "split_batch", _split_batch, task_run_name="find each phone's jobs", **_READS
+split_batch, asplit_batch = twins(
+    "split_batch", _split_batch, task_run_name="find each phone's jobs", **READS
 )
 
 
@@ -447,11 +401,11 @@ async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
     return f"were stopped, but {ids} still show as open" if ids else "were stopped"
 
 
-wait_for_jobs, await_for_jobs = _twins(
+wait_for_jobs, await_for_jobs = twins(
     "wait_for_jobs",
     _wait_for_jobs,
     task_run_name=_named_after_jobs("wait for"),
-    **_NO_RETRIES,
+    **NO_RETRIES,
 )
 
 
@@ -508,6 +462,7 @@ async def _run_script(
     max_interval: int | None = None,
     max_jobs: int | None = None,
     on_doubt: Literal["fail", "adopt"] = "fail",
+    once_key: str | None = None,
     timeout_seconds: float | None = None,
     on_timeout: Literal["stop", "leave"] = "stop",
     retry_failed: int = 0,
@@ -529,6 +484,7 @@ async def _run_script(
         max_interval=max_interval,
         max_jobs=max_jobs,
         on_doubt=on_doubt,
+        once_key=once_key,
         tikmatrix=tikmatrix,
     )
     return await await_for_jobs(
@@ -541,11 +497,11 @@ async def _run_script(
     )
 
 
-run_script, arun_script = _twins(
+run_script, arun_script = twins(
     "run_script",
     _run_script,
     task_run_name=lambda parameters: f"run {parameters['script'].name}",
-    **_NO_RETRIES,
+    **NO_RETRIES,
 )
 
 
@@ -566,11 +522,11 @@ async def _stop_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tuple
         )
 
 
-stop_jobs, astop_jobs = _twins(
+stop_jobs, astop_jobs = twins(
     "stop_jobs",
     _stop_jobs,
     task_run_name=_named_after_jobs("stop"),
-    **_REMOVES,
+    **REMOVES,
 )
 
 
@@ -580,11 +536,11 @@ async def _delete_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> Non
         await job_actions.delete(client, _as_batch(jobs).job_ids)
 
 
-delete_jobs, adelete_jobs = _twins(
+delete_jobs, adelete_jobs = twins(
     "delete_jobs",
     _delete_jobs,
     task_run_name=_named_after_jobs("delete"),
-    **_REMOVES,
+    **REMOVES,
 )
 
 
@@ -608,11 +564,11 @@ def _refused(job_id: int, why: str) -> None:
     get_run_logger().warning("Job %d is not retried: %s", job_id, why)
 
 
-retry_jobs, aretry_jobs = _twins(
+retry_jobs, aretry_jobs = twins(
     "retry_jobs",
     _retry_jobs,
     task_run_name=_named_after_jobs("retry"),
-    **_CREATES,
+    **CREATES,
 )
 
 

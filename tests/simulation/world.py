@@ -115,6 +115,10 @@ class Process:
         self.run.intent = intent
         await self._alive()
 
+    async def forget_intent(self) -> None:
+        await self._alive()
+        self.run.intent = None
+
     async def write_batch(self, batch: Batch) -> None:
         await self._alive()
         self.run.batch = batch

@@ -1,0 +1,72 @@
+"""Follow users from phones."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tikmatrix_tasks import (
+    Follow,
+    Report,
+    TikMatrix,
+    run_name,
+    run_script_flow,
+    stop_jobs_on_cancel,
+)
+from tikmatrix_tasks.parameters import (
+    Accounts,
+    DryRun,
+    EveryAccount,
+    ExclusivePhones,
+    MaxJobs,
+    MaxLatenessMinutes,
+    OnTimeout,
+    Phones,
+    RetryFailed,
+    StartTime,
+    Success,
+    TimeoutSeconds,
+    WhenBusy,
+)
+
+
+@stop_jobs_on_cancel
+@flow(name="follow", flow_run_name=run_name("follow"))
+def follow(
+    serials: Phones = None,
+    usernames: Accounts = None,
+    *,
+    follow: Follow,
+    tikmatrix: TikMatrix | None = None,
+    start_time: StartTime = None,
+    enable_multi_account: EveryAccount = False,
+    timeout_seconds: TimeoutSeconds = None,
+    on_timeout: OnTimeout = "stop",
+    retry_failed: RetryFailed = 0,
+    success: Success = "any",
+    max_jobs: MaxJobs = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    dry_run: DryRun = False,
+) -> Report:
+    """Follow each user from each phone, and wait until all have been.
+
+    Phones or accounts: name one of the two.
+    """
+    return run_script_flow(
+        follow,
+        serials=serials,
+        usernames=usernames,
+        tikmatrix=tikmatrix,
+        start_time=start_time,
+        enable_multi_account=enable_multi_account,
+        timeout_seconds=timeout_seconds,
+        on_timeout=on_timeout,
+        retry_failed=retry_failed,
+        success=success,
+        max_jobs=max_jobs,
+        when_busy=when_busy,
+        exclusive_phones=exclusive_phones,
+        max_lateness_minutes=max_lateness_minutes,
+        dry_run=dry_run,
+    )

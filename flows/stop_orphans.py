@@ -1,0 +1,65 @@
+"""Stop jobs that nobody waits for any more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from tikmatrix_tasks import (
+    Report,
+    TikMatrix,
+    conclude,
+    count_of,
+    find_orphans,
+    reason_to_skip,
+    skip,
+    stop_jobs,
+)
+from tikmatrix_tasks.parameters import MaxLatenessMinutes, RecordDays, SomePhones
+
+
+@flow(name="stop-orphans")
+def stop_orphans(
+    serials: SomePhones = None,
+    over_for_minutes: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="How long ago a flow run must have ended before its jobs count as "
+            "orphans. Until then a crashed run may be tried again, and waits for them.",
+        ),
+    ] = 60,
+    record_days: RecordDays = 30,
+    tikmatrix: TikMatrix | None = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    dry_run: Annotated[
+        bool, Field(description="Show the orphans and stop nothing; on unless switched off.")
+    ] = True,
+) -> Report:
+    """Stop pending and running jobs whose flow runs are over, however these ended.
+
+    Only jobs that this project's own records name; never what people started on TikMatrix's screen.
+    Jobs that were left running on purpose, by `on_timeout` for instance, are orphans too: look at
+    a dry run first. The result lists the jobs as they were found.
+    """
+    if reason := reason_to_skip(max_lateness_minutes):
+        return skip(reason)
+    orphans = find_orphans(
+        serials=serials,
+        over_for_minutes=over_for_minutes,
+        record_days=record_days,
+        tikmatrix=tikmatrix,
+    )
+    report = Report(jobs=orphans.jobs)
+    if not orphans.jobs:
+        return conclude(report, f"no orphans{orphans.notes}", failed=False)
+    found = f"{count_of(len(orphans.jobs), 'orphan')}: {orphans.named}{orphans.notes}"
+    if dry_run:
+        return conclude(report, f"dry run, nothing was stopped; {found}", failed=False)
+    still_open = stop_jobs(orphans.job_ids, tikmatrix=tikmatrix)
+    if still_open:
+        ids = ", ".join(map(str, still_open))
+        return conclude(report, f"jobs {ids} could not be stopped; {found}", failed=True)
+    return conclude(report, f"stopped {found}", failed=False)

@@ -1,11 +1,15 @@
-# On a fresh machine: `make demo` runs the main job on simulated phones, `make test` the tests.
+# On a fresh machine: `make demo` runs the main job on simulated phones, `make test` the tests,
+# `make up` all that an evening with the UI takes, until `make down`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak check clean
+.PHONY: demo up down test soak check clean
 
 demo: .venv/.installed
 	@$(BIN)/prefect-tikmatrix demo
+
+up down: .venv/.installed
+	@$(BIN)/prefect-tikmatrix $@
 
 test: .venv/.installed
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""The command `prefect-tikmatrix`: demo, simulate, check, limits."""
+"""The command `prefect-tikmatrix`: demo, up, down, simulate, check, limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tikmatrix_tasks.check import run_check
 from tikmatrix_tasks.demo import run_demo
+from tikmatrix_tasks.evening import run_down, run_up
 from tikmatrix_tasks.limits import run_limits
 from tikmatrix_tasks.simulator import command as simulate
 
@@ -24,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--ui", action="store_true", help="keep the Prefect server up and open its UI"
     )
+
+    commands.add_parser(
+        "up", help="a simulated TikMatrix, Prefect with its UI, a worker and all deployments"
+    )
+    commands.add_parser("down", help="end what `up` started")
 
     simulator = commands.add_parser(
         "simulate", help="serve a stand-in TikMatrix, for trying things without phones"
@@ -46,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.command == "demo":
         return run_demo(ui=given.ui)
+    if given.command == "up":
+        return run_up()
+    if given.command == "down":
+        return run_down()
     if given.command == "simulate":
         return simulate.run(given)
     if given.command == "limits":

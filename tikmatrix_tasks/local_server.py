@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,26 +33,20 @@ def quiet_environment(environment: Mapping[str, str], home: Path) -> dict[str, s
 
 @contextmanager
 def prefect_server(environment: Mapping[str, str], home: Path) -> Iterator[str]:
-    """Serve Prefect's API and UI on a free port, and yield the address without `/api`.
-
-    It is uvicorn itself, not `prefect server start`: ending that on Windows leaves uvicorn behind.
-    """
+    """Serve Prefect's API and UI on a free port, and yield the address without `/api`."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     log = home / "server.log"
-    command = [sys.executable, "-m", "uvicorn", "--factory", "--log-level", "error"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    command += ["prefect.server.api.server:create_app"]
     with log.open("wb") as output:
         server = subprocess.Popen(  # noqa: S603 (this interpreter, fixed arguments)
-            command,
+            [sys.executable, "-m", *server_arguments(port)],
             env={**environment, "PREFECT_UI_API_URL": f"{address}/api"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
-            _until_healthy(server, address, log)
+            until_healthy(address, log, lambda: server.poll() is None)
             yield address
         finally:
             server.terminate()
@@ -63,11 +57,25 @@ def prefect_server(environment: Mapping[str, str], home: Path) -> Iterator[str]:
                 server.wait()
 
 
-def _until_healthy(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def server_arguments(port: int) -> list[str]:
+    """What follows `python -m` to serve Prefect.
+
+    It is uvicorn itself, not `prefect server start`: ending that on Windows leaves uvicorn behind.
+    """
+    return [
+        *("uvicorn", "--factory", "--log-level", "error", "--host", "127.0.0.1"),
+        *("--port", str(port), "prefect.server.api.server:create_app"),
+    ]
+
+
+def until_healthy(address: str, log: Path, runs: Callable[[], bool]) -> None:
+    """Wait until Prefect's server at an address answers, as long as it runs.
+
+    Raises:
+        RuntimeError: it did not start, with the end of its log.
+    """
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
+    while time.monotonic() < deadline and runs():
         try:
             answer = httpx.get(f"{address}/api/health", timeout=2, trust_env=False)
         except httpx.HTTPError:

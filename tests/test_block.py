@@ -57,6 +57,13 @@ def test_a_field_that_is_spelled_wrongly_is_refused() -> None:
         TikMatrix.model_validate({"base_ulr": "http://localhost"})
 
 
+def test_a_block_among_the_parameters_of_a_run_is_read_back() -> None:
+    block = TikMatrix(base_url="http://pc-7:50809/api/v1", max_jobs=5)
+    stored = block.model_dump(mode="json", exclude_unset=True)
+    assert "block_type_slug" in stored
+    assert TikMatrix.model_validate(stored).settings == block.settings
+
+
 def test_an_impossible_address_is_refused_where_it_is_entered() -> None:
     with pytest.raises(ValidationError, match="base_url"):
         TikMatrix(base_url="ftp://localhost")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.types import SecretDict
-from pydantic import AfterValidator, ConfigDict, Field, HttpUrl
+from pydantic import AfterValidator, ConfigDict, Field, HttpUrl, model_validator
 
 from tikmatrix_tasks.client import TikMatrixClient, normalized_base_url
 from tikmatrix_tasks.errors import InvalidRequest
@@ -86,6 +86,14 @@ class TikMatrix(Block):
     max_jobs: int | None = Field(
         default=None, ge=1, description="The most jobs that one submission may create."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_its_own_form(cls, values: Any) -> Any:
+        """Prefect adds the type's name to a block among a run's parameters."""
+        if isinstance(values, dict) and values.get("block_type_slug") == cls._block_type_slug:
+            return {name: value for name, value in values.items() if name != "block_type_slug"}
+        return values
 
     @property
     def settings(self) -> TikMatrixSettings:

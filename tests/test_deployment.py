@@ -284,7 +284,7 @@ def test_a_run_that_waits_for_phones_hears_a_cancellation(
     """And a run that is cancelled leaves its phones to the next one."""
     done = command("limits", "--phones", "phone-5", PREFECT_API_URL=environment["PREFECT_API_URL"])
     assert done.returncode == 0, done.stderr
-    limit = "/v2/concurrency_limits/tikmatrix-phone-5"
+    limit = "/v2/concurrency_limits/tikmatrix-phone-phone-5"
     alone = {"serials": ["phone-5"], "exclusive_phones": True}
     simulator.engine.operator_create(
         "account_warmup", {"task_duration": 50_000}, serials=["phone-5"]
@@ -308,26 +308,29 @@ def test_a_run_that_waits_for_phones_hears_a_cancellation(
 def test_serve_takes_the_same_deployments_from_one_process(
     api: Api, environment: dict[str, str], simulator: Simulator
 ) -> None:
-    """The last of the module: it replaces what the worker ran."""
+    """The last of the module: deployments that a worker has are refused, so they are deleted."""
+    serve = [sys.executable, "deployments/serve.py"]
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment}
+    refused = subprocess.run(serve, capture_output=True, text=True, timeout=60, **options)
+    assert refused.returncode == 1
+    assert "deployed for a worker: warmup-then-post/warmup-then-post, post/post" in refused.stderr
+    for entry in ENTRIES:
+        api.call("DELETE", f"/deployments/{api.deployment(entry['name'])['id']}")
+
     log = Path(HOME.name) / "serve.log"
     before = len(simulator.jobs)
     with log.open("wb") as output:
-        serving = subprocess.Popen(
-            [sys.executable, "deployments/serve.py"],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        serving = subprocess.Popen(serve, stdout=output, stderr=subprocess.STDOUT, **options)
     try:
 
         def all_served() -> bool:
             assert serving.poll() is None, log.read_text("utf-8")
-            return all(api.deployment(entry["name"])["work_pool_name"] is None for entry in ENTRIES)
+            return "are being served" in log.read_text("utf-8")
 
-        until("all deployments are served", all_served, 90)
+        until("all deployments are served", all_served)
         for entry in ENTRIES:
             deployment = api.deployment(entry["name"])
+            assert deployment["work_pool_name"] is None
             assert deployment["description"] == entry["description"]
             assert deployment["parameters"] == entry["parameters"]
             assert [schedule["active"] for schedule in deployment["schedules"]] == [False]

@@ -52,6 +52,11 @@ def test_every_setting_can_be_given_in_each_of_prefects_ways(
     assert (settings.max_poll_interval_seconds, settings.outage_budget_seconds) == (33, 5)
 
 
+def test_a_field_that_is_spelled_wrongly_is_refused() -> None:
+    with pytest.raises(ValidationError, match="base_ulr"):
+        TikMatrix.model_validate({"base_ulr": "http://localhost"})
+
+
 def test_an_impossible_address_is_refused_where_it_is_entered() -> None:
     with pytest.raises(ValidationError, match="base_url"):
         TikMatrix(base_url="ftp://localhost")

@@ -114,8 +114,7 @@ def elsewhere(prefect_address: str) -> Iterator[Elsewhere]:
         here = Elsewhere(prefect_address, simulator, environment)
         here.shell(
             f"prefect work-pool create {POOL} --type process; "
-            "for name in post post-after-warm-up; do prefect deploy --name $name "
-            f"--pool {POOL} --prefect-file deployments/prefect.yaml; done"
+            f"prefect deploy --name post --pool {POOL} --prefect-file deployments/prefect.yaml"
         )
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
         with (Path(HOME.name) / "elsewhere.log").open("wb") as log:
@@ -191,7 +190,7 @@ def test_as_a_subflow(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_by_an_event(elsewhere: Elsewhere) -> None:
     """The whole way: a warm-up ends, its event starts a deployment, that posts where it may."""
-    before, jobs = elsewhere.runs_of("post-after-warm-up"), len(elsewhere.simulator.jobs)
+    before, jobs = elsewhere.runs_of("post"), len(elsewhere.simulator.jobs)
     tikmatrix = block_for(elsewhere.simulator.base_url)
     warmup = AccountWarmup(task_duration=60)
     warm_up(serials=["phone-3"], warmup=warmup, tikmatrix=tikmatrix)  # while it is switched off
@@ -201,16 +200,16 @@ def test_by_an_event(elsewhere: Elsewhere) -> None:
     )
     elsewhere.simulator.engine.fail_next(serial="phone-2", script_name="account_warmup")
     warm_up(serials=["phone-1", "phone-2"], warmup=warmup, tikmatrix=tikmatrix)
-    run = elsewhere.new_run_of("post-after-warm-up", before)
+    run = elsewhere.new_run_of("post", before)
     assert run["parameters"]["serials"] == ["phone-1"]
     assert run["state"]["message"] == "post: 1 of 1 job completed"
-    assert len(elsewhere.runs_of("post-after-warm-up")) == len(before) + 1
+    assert len(elsewhere.runs_of("post")) == len(before) + 1
     assert elsewhere.posted_since(jobs) == ["phone-1", "phone-2"]
 
 
 def test_the_document_shows_the_trigger_that_is_deployed() -> None:
     deployed = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))
-    (entry,) = [entry for entry in deployed["deployments"] if entry["name"] == "post-after-warm-up"]
+    (entry,) = [entry for entry in deployed["deployments"] if entry["name"] == "post"]
     assert yaml.safe_load(TRIGGER)["triggers"] == entry["triggers"]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.types import SecretDict
-from pydantic import AfterValidator, Field, HttpUrl
+from pydantic import AfterValidator, ConfigDict, Field, HttpUrl
 
 from tikmatrix_tasks.client import TikMatrixClient, normalized_base_url
 from tikmatrix_tasks.errors import InvalidRequest
@@ -32,6 +32,11 @@ class TikMatrix(Block):
         run_script(Post(captions="Hi"), serials=["phone-1"], tikmatrix=tikmatrix)
         ```
     """
+
+    # Prefect's own `extra="allow"` would make a reference to a saved block, which is what the UI's
+    # picker sends, valid in two ways, and a deployment that enforces its schema refuses that. And a
+    # field that is spelled wrongly is to be refused, not ignored.
+    model_config = ConfigDict(extra="forbid")
 
     _block_type_name: ClassVar[str | None] = "TikMatrix"
     _block_type_slug: ClassVar[str | None] = "tikmatrix"

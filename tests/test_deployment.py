@@ -193,6 +193,16 @@ def test_every_deployment_started_once_ends_completed(
     assert warmup["script_config"] == {"task_duration": 60, "floow_probable": 5}
 
 
+def test_housekeeping_started_once_ends_completed(api: Api) -> None:
+    names = ("retry-failed-jobs", "clean-up-jobs", "stop-orphans", "check-health")
+    runs = [api.start(name) for name in names]
+    messages = [api.until_state(run, "Completed")["state"]["message"] for run in runs]
+    began = ("no failed job to run again", "0 old jobs deleted", "no orphans", "all is well")
+    assert [message.startswith(words) for message, words in zip(messages, began, strict=True)] == [
+        True
+    ] * 4, messages
+
+
 def test_deployments_are_as_the_file_says(api: Api) -> None:
     for entry in ENTRIES:
         deployment = api.deployment(entry["name"])
@@ -209,7 +219,8 @@ def test_deployments_are_as_the_file_says(api: Api) -> None:
 
 def test_a_schedule_is_off_until_switched_on_and_then_shows_its_next_runs(api: Api) -> None:
     """By the clock of its own zone: 19 hours, whatever the season."""
-    names = [entry["name"] for entry in ENTRIES if not entry["schedules"][0]["active"]]
+    scheduled = [entry for entry in ENTRIES if "schedules" in entry]
+    names = [entry["name"] for entry in scheduled if not entry["schedules"][0]["active"]]
     switches = []
     for name in names:
         deployment = api.deployment(name)
@@ -218,7 +229,7 @@ def test_a_schedule_is_off_until_switched_on_and_then_shows_its_next_runs(api: A
         switches.append(f"/deployments/{deployment['id']}/schedules/{schedule['id']}")
     for path in switches:
         api.call("PATCH", path, {"active": True})
-    for entry in ENTRIES:
+    for entry in scheduled:
         (schedule,) = entry["schedules"]
         minute, hour = map(int, schedule["cron"].split()[:2])
 
@@ -284,7 +295,7 @@ def test_a_run_that_waits_for_phones_hears_a_cancellation(
     """And a run that is cancelled leaves its phones to the next one."""
     done = command("limits", "--phones", "phone-5", PREFECT_API_URL=environment["PREFECT_API_URL"])
     assert done.returncode == 0, done.stderr
-    limit = "/v2/concurrency_limits/tikmatrix-phone-5"
+    limit = "/v2/concurrency_limits/tikmatrix-phone-phone-5"
     alone = {"serials": ["phone-5"], "exclusive_phones": True}
     simulator.engine.operator_create(
         "account_warmup", {"task_duration": 50_000}, serials=["phone-5"]
@@ -308,26 +319,29 @@ def test_a_run_that_waits_for_phones_hears_a_cancellation(
 def test_serve_takes_the_same_deployments_from_one_process(
     api: Api, environment: dict[str, str], simulator: Simulator
 ) -> None:
-    """The last of the module: it replaces what the worker ran."""
+    """The last of the module: deployments that a worker has are refused, so they are deleted."""
+    serve = [sys.executable, "deployments/serve.py"]
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment}
+    refused = subprocess.run(serve, capture_output=True, text=True, timeout=60, **options)
+    assert refused.returncode == 1
+    assert "deployed for a worker: warmup-then-post/warmup-then-post, post/post" in refused.stderr
+    for entry in ENTRIES:
+        api.call("DELETE", f"/deployments/{api.deployment(entry['name'])['id']}")
+
     log = Path(HOME.name) / "serve.log"
     before = len(simulator.jobs)
     with log.open("wb") as output:
-        serving = subprocess.Popen(
-            [sys.executable, "deployments/serve.py"],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        serving = subprocess.Popen(serve, stdout=output, stderr=subprocess.STDOUT, **options)
     try:
 
         def all_served() -> bool:
             assert serving.poll() is None, log.read_text("utf-8")
-            return all(api.deployment(entry["name"])["work_pool_name"] is None for entry in ENTRIES)
+            return "are being served" in log.read_text("utf-8")
 
-        until("all deployments are served", all_served, 90)
+        until("all deployments are served", all_served)
         for entry in ENTRIES:
             deployment = api.deployment(entry["name"])
+            assert deployment["work_pool_name"] is None
             assert deployment["description"] == entry["description"]
             assert deployment["parameters"] == entry["parameters"]
             assert [schedule["active"] for schedule in deployment["schedules"]] == [False]

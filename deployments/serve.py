@@ -2,19 +2,22 @@
 
     python deployments/serve.py
 
-A deployment that `prefect deploy` made under the same name is replaced: use one way or the other.
+Their schedules fire as long as it runs; when it ends, Prefect pauses them. Use this way or a
+worker, not both: a deployment that was made for a work pool keeps it, and its worker would run it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect import serve
+from prefect import get_client, serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.schedules import Schedule
 
@@ -38,6 +41,25 @@ def _served(entry: dict[str, Any]) -> RunnerDeployment:
     return deployment
 
 
+def _made_for_a_worker(deployments: list[RunnerDeployment]) -> list[str]:
+    names = [f"{deployment.flow_name}/{deployment.name}" for deployment in deployments]
+    found = []
+    with get_client(sync_client=True) as prefect:
+        for name in names:
+            try:
+                if prefect.read_deployment_by_name(name).work_pool_name is not None:
+                    found.append(name)
+            except ObjectNotFound:
+                continue
+    return found
+
+
 if __name__ == "__main__":
     os.chdir(ROOT)  # entry points are relative to it, also in the processes that runs get
-    serve(*served())
+    deployments = served()
+    if taken := _made_for_a_worker(deployments):
+        sys.exit(
+            f"These were deployed for a worker: {', '.join(taken)}. To serve them in its place, "
+            "delete each first: prefect deployment delete NAME"
+        )
+    serve(*deployments)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -188,3 +191,57 @@ def test_simulate_ends_on_ctrl_c_without_a_traceback() -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
+
+
+def test_up_starts_an_evening_once_and_down_ends_it(tmp_path: Path) -> None:
+    """And nothing else: a process that has got the id of one that is gone is left alone."""
+
+    def run(what: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, what],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    nothing_here = run("up")
+    assert nothing_here.returncode == 1
+    assert "run it in the project's root" in nothing_here.stderr
+    for folder in ("deployments", "flows"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    try:
+        up = run("up")
+        assert up.returncode == 0, up.stderr
+        prefect, base_url = re.findall(r"http://127[^ /]+", up.stdout)
+        again = run("up")
+        assert again.stdout.startswith("It is up already.")
+        assert prefect in again.stdout
+        deployments = f"{prefect}/api/deployments/filter"
+        assert len(httpx.post(deployments, json={}, trust_env=False).json()) >= 7
+        licence = httpx.get(f"{base_url}/api/v1/license/check", trust_env=False).json()
+        assert licence["code"] == 0
+        workers = f"{prefect}/api/work_pools/tikmatrix/workers/filter"
+        deadline = time.monotonic() + 30
+        while not httpx.post(workers, json={}, trust_env=False).json():
+            assert time.monotonic() < deadline, "no worker"
+            time.sleep(0.2)
+
+        kept = tmp_path / ".prefect" / "evening" / "processes.json"
+        started = json.loads(kept.read_text("utf-8"))
+        assert len(started) == 3
+        bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        stale = {"name": "gone", "pid": bystander.pid, "marker": "--port 1 "}
+        kept.write_text(json.dumps([*started, stale]), "utf-8")
+    finally:
+        down = run("down")
+    assert down.stdout == "Ended: worker, Prefect server, simulator.\n", down.stderr
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+    for url in (prefect, base_url):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url, trust_env=False)
+    assert run("down").stdout == "Nothing of it runs.\n"

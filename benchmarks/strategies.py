@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 from benchmarks.scenario import (
     INTERVAL_SECONDS,
@@ -33,6 +32,7 @@ from tikmatrix_tasks.client import MAX_PAGE_SIZE
 from tikmatrix_tasks.waiting import Pace, follow
 from tikmatrix_tasks.watcher import Watcher
 
+Noticed = Callable[[int], None]
 ENDED = (JobStatus.COMPLETED, JobStatus.FAILED)
 
 PACE = Pace(
@@ -60,35 +60,46 @@ async def ours(tikmatrix: MeteredTikMatrix, batches: Sequence[Batch], noticed: N
 
 async def each(tikmatrix: MeteredTikMatrix, batches: Sequence[Batch], noticed: Notices) -> None:
     async with tikmatrix.client() as client:
-        await asyncio.gather(*(_poll_each(client, batch, noticed) for batch in batches))
-
-
-async def _poll_each(client: TikMatrixClient, batch: Batch, noticed: Notices) -> None:
-    still_open = list(batch.job_ids)
-    while True:
-        rows = [await client.get_job(job_id) for job_id in still_open]
-        for row in rows:
-            if row.status in ENDED:
-                noticed(row.id)
-        still_open = [row.id for row in rows if row.status not in ENDED]
-        if not still_open:
-            return
-        await asyncio.sleep(INTERVAL_SECONDS)
+        await asyncio.gather(
+            *(poll_each(client, batch.job_ids, INTERVAL_SECONDS, noticed) for batch in batches)
+        )
 
 
 async def vendor(tikmatrix: MeteredTikMatrix, batches: Sequence[Batch], noticed: Notices) -> None:
     async with tikmatrix.client() as client:
-        await asyncio.gather(*(_poll_counters(client, batch, noticed) for batch in batches))
+        await asyncio.gather(
+            *(poll_counters(client, batch.job_ids, INTERVAL_SECONDS, noticed) for batch in batches)
+        )
 
 
-async def _poll_counters(client: TikMatrixClient, batch: Batch, noticed: Notices) -> None:
+async def poll_each(
+    client: TikMatrixClient, job_ids: Sequence[int], interval_seconds: float, noticed: Noticed
+) -> None:
+    """Wait as `each` does, by any client."""
+    still_open = list(job_ids)
+    while True:
+        asked, still_open = still_open, []
+        for job_id in asked:
+            if (await client.get_job(job_id)).status in ENDED:
+                noticed(job_id)
+            else:
+                still_open.append(job_id)
+        if not still_open:
+            return
+        await asyncio.sleep(interval_seconds)
+
+
+async def poll_counters(
+    client: TikMatrixClient, job_ids: Sequence[int], interval_seconds: float, noticed: Noticed
+) -> None:
+    """Wait as `vendor` does, by any client."""
     while True:
         stats = await client.get_stats()
         if not stats.pending and not stats.running:
             break
-        await asyncio.sleep(INTERVAL_SECONDS)
+        await asyncio.sleep(interval_seconds)
     await client.list_jobs(status=JobStatus.FAILED)
-    for job_id in batch.job_ids:
+    for job_id in job_ids:
         noticed(job_id)
 
 
@@ -97,30 +108,38 @@ def next_look(second: float) -> float:
     return math.ceil(second / INTERVAL_SECONDS) * INTERVAL_SECONDS
 
 
-def counted_each(evening: Evening) -> Evening:
+def counted_each(evening: Evening, work: Work) -> Evening:
     """What `each` sends: every job is asked for at the beginning, and then until it has ended."""
     looks = (1 + next_look(end) / INTERVAL_SECONDS for end in evening.ends.values())
     return counted(evening, next_look, sum(looks))
 
 
-def counted_limit(evening: Evening) -> Evening:
+def counted_vendor(evening: Evening, work: Work) -> Evening:
+    """What `vendor` sends: every wait looks from the beginning until all jobs have ended."""
+    last = next_look(max(evening.ends.values()))
+    looks = 1 + last / INTERVAL_SECONDS
+    return counted(evening, lambda end: last, work.waits * (looks + 1))
+
+
+def counted_limit(evening: Evening, work: Work) -> Evening:
     looks = math.ceil(max(evening.ends.values()) / INTERVAL_SECONDS)
     pages = math.ceil(len(evening.ends) / MAX_PAGE_SIZE)
     return counted(evening, next_look, looks + pages)
 
 
 def side_by_side(work: Work, *, most_sent: float) -> list[Figures]:
-    """All four on the same work. `each` is counted where it would send more than `most_sent`."""
-    ours_seen = evenings(ours, work)
-    reckoned = partial(figures, work=work, counted=True)
-    by_count = reckoned("each", seen=[counted_each(evening) for evening in ours_seen])
-    if by_count.requests * work.evenings > most_sent:
-        each_figures = by_count
-    else:
-        each_figures = figures("each", work, evenings(each, work))
-    return [
-        figures("ours", work, ours_seen),
-        each_figures,
-        figures("vendor", work, evenings(vendor, work)),
-        reckoned("limit", seen=[counted_limit(evening) for evening in ours_seen]),
-    ]
+    """All four on the same work. What would send more than `most_sent` requests is counted."""
+    seen = evenings(ours, work)
+
+    def by_count(name: str, reckon: Callable[[Evening, Work], Evening]) -> Figures:
+        return figures(name, work, [reckon(evening, work) for evening in seen], counted=True)
+
+    side = [figures("ours", work, seen)]
+    for name, strategy, reckon in (
+        ("each", each, counted_each),
+        ("vendor", vendor, counted_vendor),
+    ):
+        reckoned = by_count(name, reckon)
+        cheap = reckoned.requests * work.evenings <= most_sent
+        side.append(figures(name, work, evenings(strategy, work)) if cheap else reckoned)
+    return [*side, by_count("limit", counted_limit)]

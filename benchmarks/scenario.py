@@ -52,9 +52,15 @@ class Work:
 class MeteredTikMatrix(VirtualTikMatrix):
     """A simulated TikMatrix with work to do that knows what answering costs."""
 
-    def __init__(self, work: Work, seed: int = 0) -> None:
+    def __init__(self, work: Work, seed: int = 0, job_seconds: float | None = None) -> None:
         super().__init__(
-            Options(phones=work.phones, device_limit=work.phones, auto_retry=False, seed=seed)
+            Options(
+                phones=work.phones,
+                device_limit=work.phones,
+                auto_retry=False,
+                seed=seed,
+                durations={} if job_seconds is None else {SCRIPT: job_seconds},
+            )
         )
         self.api = self._metered = _MeteredApi(self.engine)
         if work.history:

@@ -27,12 +27,15 @@ from benchmarks.scenario import (
     evenings,
     figures,
 )
+from tests.virtual_clock import run
 from tikmatrix_tasks import Batch, JobStatus, TikMatrixClient
 from tikmatrix_tasks.client import MAX_PAGE_SIZE
 from tikmatrix_tasks.waiting import Pace, follow
 from tikmatrix_tasks.watcher import Watcher
 
 Noticed = Callable[[int], None]
+_UNTIL_ALL_RUN_SECONDS = 60.0
+_STILL_SECONDS = 1800.0
 ENDED = (JobStatus.COMPLETED, JobStatus.FAILED)
 
 PACE = Pace(
@@ -143,3 +146,19 @@ def side_by_side(work: Work, *, most_sent: float) -> list[Figures]:
         cheap = reckoned.requests * work.evenings <= most_sent
         side.append(figures(name, work, evenings(strategy, work)) if cheap else reckoned)
     return [*side, by_count("limit", counted_limit)]
+
+
+def requests_while_still(work: Work) -> float:
+    """What `ours` sends per interval while all jobs run and none ends."""
+    return run(_while_still(work))
+
+
+async def _while_still(work: Work) -> float:
+    tikmatrix = MeteredTikMatrix(work, job_seconds=2 * _STILL_SECONDS)
+    waiting = asyncio.create_task(ours(tikmatrix, tikmatrix.batches(work.waits), Notices()))
+    await asyncio.sleep(_UNTIL_ALL_RUN_SECONDS)
+    before = len(tikmatrix.api.requests)
+    await asyncio.sleep(_STILL_SECONDS)
+    sent = len(tikmatrix.api.requests) - before
+    waiting.cancel()
+    return sent / (_STILL_SECONDS / INTERVAL_SECONDS)

@@ -21,7 +21,7 @@ from benchmarks.profile import Profile, all_threads, attributed, can_be_measured
 from tikmatrix_tasks import AccountWarmup, Post, TikMatrix
 from tikmatrix_tasks.local_server import prefect_server, quiet_environment
 from tikmatrix_tasks.settings import TikMatrixSettings
-from tikmatrix_tasks.simulator import Job, Options, Simulator
+from tikmatrix_tasks.simulator import ENDPOINTS, Job, Options, Simulator
 
 SPEED = 5.0
 WARMUP_SECONDS = 200
@@ -44,7 +44,8 @@ class Overhead:
     after_posts: float
     """From the end of the last post until the flow had ended."""
     cpu: float
-    requests: int
+    requests: dict[str, int]
+    """By endpoint."""
     profile: Profile | None
 
     @property
@@ -114,7 +115,9 @@ def _overhead(
         between=tuple(sorted(seconds / SPEED for seconds in between)),
         after_posts=(ended - max(map(_end, posts.values()))) / SPEED,
         cpu=run["cpu_seconds"],
-        requests=len(simulator.requests),
+        requests={
+            call: sent for call in sorted(ENDPOINTS) if (sent := simulator.requests.count(call))
+        },
         profile=run["profile"],
     )
 

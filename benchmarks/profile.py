@@ -1,4 +1,4 @@
-"""Where a process spends its CPU time: with us, with Prefect, or with neither.
+"""Where a process spends its time, waiting aside: with us, with Prefect, or with neither.
 
 `cProfile` times each function by itself. What a library takes belongs to whoever called it, so it
 is handed on to the callers in proportion, up to a function of ours or of Prefect's. What is left
@@ -11,7 +11,6 @@ import cProfile
 import pstats
 import sys
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +30,18 @@ PREFECT = "Prefect"
 NEITHER = "neither"
 _ROUNDS = 40  # of handing on to callers; chains of library calls are shorter
 
+_WAITS = {
+    "<built-in method select.select>",
+    "<built-in method time.sleep>",
+    "<method 'acquire' of '_thread.RLock' objects>",
+    "<method 'acquire' of '_thread.lock' objects>",
+    "<method 'control' of 'select.kqueue' objects>",
+    "<method 'get' of '_queue.SimpleQueue' objects>",
+    "<method 'poll' of 'select.epoll' objects>",
+    "<method 'recv' of '_socket.socket' objects>",
+}
+"""What a thread does while it waits for others; its time is nobody's."""
+
 _ROOT = Path(tikmatrix_tasks.__file__).parents[1]
 _OURS = (str(_ROOT / "tikmatrix_tasks"), str(_ROOT / "flows"))
 _PREFECTS = str(Path(prefect.__file__).parent)
@@ -45,7 +56,7 @@ class Place(TypedDict):
 
 
 class Profile(TypedDict):
-    """CPU seconds by owner, and the most expensive places of ours."""
+    """Seconds of work by owner, and the most expensive places of ours."""
 
     ours: float
     prefect: float
@@ -59,19 +70,19 @@ def can_be_measured() -> bool:
 
 
 class _ThreadProfile(cProfile.Profile):
-    """By the CPU time of the thread that it was made in."""
+    """Of one thread, by the clock: with a thread's CPU time in its place all takes twice as long.
 
-    def __init__(self) -> None:
-        super().__init__(time.thread_time)
+    It is read while its thread may still be under way.
+    """
 
     def create_stats(self) -> None:
-        """Without ending the calls under way, as the original does: by another thread's clock."""
+        """Without ending the calls under way, as the original does."""
         self.snapshot_stats()
 
 
 @contextmanager
 def all_threads() -> Iterator[list[cProfile.Profile]]:
-    """Profile this thread and all that start meanwhile, each by its own CPU time."""
+    """Profile this thread and all that start meanwhile."""
     profiles: list[cProfile.Profile] = []
 
     def begin(*_: object) -> None:
@@ -99,6 +110,8 @@ def attributed(profiles: list[cProfile.Profile], places: int) -> Profile:
     owners = _owners(timed)
     seconds: defaultdict[str, float] = defaultdict(float)
     for function, (_, _, own_seconds, _, _) in timed.items():
+        if function[2] in _WAITS:
+            continue
         for owner, share in owners[function].items():
             seconds[owner] += own_seconds * share
     calls = {_place(function): timed[function][1] for function in timed if _is_ours(function)}

@@ -21,7 +21,7 @@ from tikmatrix_tasks.simulator import Answer, Api, Options
 INTERVAL_SECONDS = 2.0
 SCRIPT = "post"  # takes 54 to 66 s, and a phone begins one up to 10 s after the last
 
-_ENDS_PER_CELL = 100
+_ENDS_PER_CELL = 300
 """A median needs so many ends: an evening with fewer is run again with other seeds."""
 
 

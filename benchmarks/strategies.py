@@ -34,6 +34,9 @@ from tikmatrix_tasks.waiting import Pace, follow
 from tikmatrix_tasks.watcher import Watcher
 
 Noticed = Callable[[int], None]
+Reckon = Callable[[Evening, Work], Evening]
+"""What a way of waiting would have sent and noticed, from when the jobs ended."""
+
 _UNTIL_ALL_RUN_SECONDS = 60.0
 _STILL_SECONDS = 1800.0
 ENDED = (JobStatus.COMPLETED, JobStatus.FAILED)
@@ -134,7 +137,7 @@ def side_by_side(work: Work, *, most_sent: float) -> list[Figures]:
     """All four on the same work. What would send more than `most_sent` requests is counted."""
     seen = evenings(ours, work)
 
-    def by_count(name: str, reckon: Callable[[Evening, Work], Evening]) -> Figures:
+    def by_count(name: str, reckon: Reckon) -> Figures:
         return figures(name, work, [reckon(evening, work) for evening in seen], counted=True)
 
     side = [figures("ours", work, seen)]

@@ -26,7 +26,7 @@ _WAYS = f"""\
 
 All look every {INTERVAL_SECONDS:g} s, at the same simulated work, on a virtual clock: a job takes
 54 to 66 s, a phone begins one up to 10 s after the last, all are submitted at the beginning. Auto
-Retry is off. Where there are fewer than 100 jobs, requests are means of several evenings.
+Retry is off. With 100 jobs or fewer, requests are means of several evenings.
 {COUNTED} was not sent but counted, by the strategy's arithmetic from the ends of the same work."""
 
 _LATENESS = """\
@@ -144,8 +144,9 @@ def overhead(command: str, run: Overhead, profiled: Overhead | None) -> str:
         "life, and what is done between them has to be that much quicker. Prefect's server and "
         "the simulator are processes of their own on the same machine. The seconds are real ones.",
         table(["", "seconds"], ([what, f"{it:.2f}"] for what, it in seconds)),
-        f"TikMatrix was sent {run.requests:,} requests for {2 * run.phones} jobs.",
-        "## Where the CPU time goes",
+        f"What TikMatrix was sent for {2 * run.phones} jobs:",
+        table(["", "requests"], ([f"`{call}`", f"{it:,}"] for call, it in run.requests.items())),
+        "## Where the time goes",
         "No profile: Python from 3.12 on profiles one thread only at a time.",
     ]
     if profiled is not None and profiled.profile is not None:
@@ -171,15 +172,16 @@ def _profile(run: Overhead, found: profile.Profile) -> str:
     )
     return "\n\n".join(
         [
-            "A second run under `cProfile`, all threads of the flow's process; profiling makes it "
-            f"slower ({run.cpu:.1f} s of CPU time, {whole:.1f} s of it accounted for).",
+            "A second run under `cProfile`, which slows it: all threads of the flow's process, by "
+            f"the clock, without waiting; {whole:.1f} s in all. The process took {run.cpu:.1f} s "
+            "of CPU time; a thread that works also waits for its turn.",
             table(
-                ["whose", "CPU seconds", "share"],
+                ["whose", "seconds", "share"],
                 ([whose, f"{it:.2f}", f"{it / whole:.1%}"] for whose, it in by_owner),
             ),
             "The most expensive places of ours, each with the libraries it calls, without Prefect "
             "and without other places of ours:",
-            table(["place", "calls", "CPU seconds", "share"], places),
+            table(["place", "calls", "seconds", "share"], places),
         ]
     )
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks import memory, overhead, plot, profile, promises, tables
 from benchmarks.scenario import Figures, Work
-from benchmarks.strategies import requests_while_still, side_by_side
+from benchmarks.strategies import requests_when_joining, requests_while_still, side_by_side
+from tikmatrix_tasks import count_of
 
 RESULTS = Path(__file__).parent / "results"
 OLD_JOBS = 100_000
@@ -79,17 +80,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _waiting(plan: Plan) -> None:
     all_figures: list[Figures] = []
     for work in plan.works:
-        _tell(f"{work.name}, {work.history:,} old jobs, {work.waits} waits")
+        _tell(f"{work.name}, {work.history:,} old jobs, {count_of(work.waits, 'wait')}")
         all_figures += side_by_side(
             work, most_sent=10 * MOST_SENT if work == SENT_WHOLE else MOST_SENT
         )
+    _tell("waits while nothing moves, and waits that begin one by one")
     still = requests_while_still(Work(100))
+    together, one_by_one = requests_when_joining(Work(100, waits=100))
     memories: list[memory.Memory] = []
     if memory.can_be_measured():
         for strategy, jobs, waits in plan.memory:
-            _tell(f"memory of {strategy}: {jobs:,} jobs, {waits} waits")
+            _tell(f"memory of {strategy}: {jobs:,} jobs, {count_of(waits, 'wait')}")
             memories.append(memory.measure(strategy, jobs, waits))
-    kept = promises.kept(all_figures, still, memories)
+    kept = promises.kept(all_figures, still, one_by_one / together, memories)
     page = tables.waiting(plan.command, all_figures, memories, kept)
     _write(plan.results / "waiting.md", page)
     plot.draw(all_figures, plan.results / "waiting.svg")

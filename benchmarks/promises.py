@@ -21,8 +21,14 @@ class Promise:
     holds: bool
 
 
-def kept(all_figures: Sequence[Figures], still: float, memories: Sequence[Memory]) -> list[Promise]:
-    """All promises that these measurements can tell of."""
+def kept(
+    all_figures: Sequence[Figures], still: float, joining: float, memories: Sequence[Memory]
+) -> list[Promise]:
+    """All promises that these measurements can tell of.
+
+    `still` is how many requests an interval takes in which nothing moves, `joining` how many times
+    as many it takes when the waits begin one by one, and not together.
+    """
     by_work: dict[Work, dict[str, Figures]] = {}
     for figures in all_figures:
         by_work.setdefault(figures.work, {})[figures.strategy] = figures
@@ -55,6 +61,12 @@ def kept(all_figures: Sequence[Figures], still: float, memories: Sequence[Memory
             0.1,
             _differences(ours, lambda work: replace(work, waits=1)),
             "{:.1%} apart",
+        ),
+        *_at_most(
+            "the same within 10 % when the waits begin one by one and an answer takes long",
+            1.1,
+            [joining],
+            "{:.2f} times as many",
         ),
         *_at_most(
             "an end is noticed within 0.6 interval in the median",

@@ -1,7 +1,8 @@
 """The same simulated work for every way of waiting, on a virtual clock.
 
 The phones, their queues and the API are the simulator's; the client is the real one. An answer
-takes no virtual time, so what is measured is when a question was asked, and how many were.
+takes no virtual time unless told, so what is measured is when a question was asked, and how many
+were.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Protocol
+
+import httpx
 
 from tests.virtual_clock import VirtualTikMatrix, run
 from tikmatrix_tasks import Batch
@@ -63,6 +66,7 @@ class MeteredTikMatrix(VirtualTikMatrix):
             )
         )
         self.api = self._metered = _MeteredApi(self.engine)
+        self.answer_seconds = 0.0
         if work.history:
             self.engine.add_history(work.history)
         self.job_named = _create(self, work)
@@ -71,6 +75,11 @@ class MeteredTikMatrix(VirtualTikMatrix):
     def answering_seconds(self) -> float:
         """CPU seconds spent on being TikMatrix."""
         return self._metered.seconds
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.answer_seconds:
+            await asyncio.sleep(self.answer_seconds)
+        return await super().handle_async_request(request)
 
     def batches(self, waits: int) -> list[Batch]:
         """The jobs, dealt out to so many waits."""

@@ -5,8 +5,8 @@
 - `vendor`: what TikMatrix's docs show ("API Examples", "Monitor Task Progress"): the counters every
   interval until nothing is pending or running, then one page of what failed. It cannot tell its
   jobs from others, and knows of no end before the last.
-- `limit`: one request per interval and one page per hundred ended jobs. No way of waiting gets
-  below it and notices every end within an interval; it is reckoned, not run.
+- `limit`: one request per interval and one page per hundred ended jobs: about the least that can
+  notice every end within an interval. It is reckoned, not run.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ Reckon = Callable[[Evening, Work], Evening]
 
 _UNTIL_ALL_RUN_SECONDS = 60.0
 _STILL_SECONDS = 1800.0
+_JOINING_SECONDS = 3.0  # Prefect takes about so long to start the waits of a hundred phones
+_LONG_ANSWER_SECONDS = 0.3
 ENDED = (JobStatus.COMPLETED, JobStatus.FAILED)
 
 PACE = Pace(
@@ -49,6 +51,15 @@ PACE = Pace(
 
 
 async def ours(tikmatrix: MeteredTikMatrix, batches: Sequence[Batch], noticed: Notices) -> None:
+    await _ours(tikmatrix, batches, noticed)
+
+
+async def _ours(
+    tikmatrix: MeteredTikMatrix,
+    batches: Sequence[Batch],
+    noticed: Notices,
+    apart_seconds: float = 0.0,
+) -> None:
     watcher = Watcher(tikmatrix.client)
 
     def told(sentence: str) -> None:
@@ -56,12 +67,11 @@ async def ours(tikmatrix: MeteredTikMatrix, batches: Sequence[Batch], noticed: N
         if became.startswith((f"{SCRIPT} completed", f"{SCRIPT} failed")):
             noticed(tikmatrix.job_named[name])
 
-    await asyncio.gather(
-        *(
-            follow(watcher, batch, PACE, timeout_seconds=math.inf, on_change=told)
-            for batch in batches
-        )
-    )
+    async def wait(number: int, batch: Batch) -> None:
+        await asyncio.sleep(number * apart_seconds)
+        await follow(watcher, batch, PACE, timeout_seconds=math.inf, on_change=told)
+
+    await asyncio.gather(*(wait(number, batch) for number, batch in enumerate(batches)))
 
 
 async def each(tikmatrix: MeteredTikMatrix, batches: Sequence[Batch], noticed: Notices) -> None:
@@ -165,3 +175,23 @@ async def _while_still(work: Work) -> float:
     sent = len(tikmatrix.api.requests) - before
     waiting.cancel()
     return sent / (_STILL_SECONDS / INTERVAL_SECONDS)
+
+
+def requests_when_joining(work: Work) -> tuple[float, float]:
+    """What `ours` sends when answers take long: for waits that begin together, and one by one.
+
+    As the waits of a flow do, which begin while the first look is still waiting for its answer.
+    """
+    together = [run(_when_joining(work, seed, 0.0)) for seed in range(work.evenings)]
+    one_by_one = [
+        run(_when_joining(work, seed, _JOINING_SECONDS / work.waits))
+        for seed in range(work.evenings)
+    ]
+    return sum(together) / work.evenings, sum(one_by_one) / work.evenings
+
+
+async def _when_joining(work: Work, seed: int, apart_seconds: float) -> int:
+    tikmatrix = MeteredTikMatrix(work, seed)
+    tikmatrix.answer_seconds = _LONG_ANSWER_SECONDS
+    await _ours(tikmatrix, tikmatrix.batches(work.waits), Notices(), apart_seconds)
+    return len(tikmatrix.api.requests)

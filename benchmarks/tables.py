@@ -37,7 +37,7 @@ In intervals: median, 95th percentile."""
 _CPU = """\
 ## CPU seconds of the waiting side
 
-Without sockets, and without what the simulator took to answer. What was only counted took none."""
+Without sockets, and without what the simulator took to answer. Blank: only counted."""
 
 _MEMORY = """\
 ## Memory of a waiting process

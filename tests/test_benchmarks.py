@@ -15,6 +15,7 @@ from benchmarks.strategies import (
     counted_vendor,
     each,
     ours,
+    requests_when_joining,
     requests_while_still,
     side_by_side,
     vendor,
@@ -55,14 +56,25 @@ def test_an_end_that_goes_unnoticed_leaves_no_figures() -> None:
 
 def test_a_broken_promise_is_shown() -> None:
     side = side_by_side(SMALL, most_sent=0)
-    assert all(it.holds for it in kept(side, still=1.0, memories=[]))
+    assert all(it.holds for it in kept(side, still=1.0, joining=1.0, memories=[]))
     late = Figures("ours", SMALL, 10**6, median=0.7, percentile_95=2.0, intervals=side[0].intervals)
-    broken = [it.sentence for it in kept([late, *side[1:]], still=1.5, memories=[]) if not it.holds]
-    assert len(broken) == 5, broken
+    broken = [
+        it.sentence
+        for it in kept([late, *side[1:]], still=1.5, joining=1.5, memories=[])
+        if not it.holds
+    ]
+    assert len(broken) == 6, broken
 
 
 def test_what_waits_sends_while_nothing_moves_is_counted() -> None:
     assert 0.9 <= requests_while_still(Work(20, phones=20)) <= 1.1
+
+
+def test_waits_that_begin_one_by_one_cost_no_less_than_polling_together() -> None:
+    work = Work(10, phones=10, waits=10)
+    together, one_by_one = requests_when_joining(work)
+    assert 0 < together < figures("each", work, evenings(each, work)).requests
+    assert one_by_one > 0
 
 
 @pytest.mark.skipif(not profile.can_be_measured(), reason="cProfile: one thread only")

@@ -24,9 +24,6 @@ from tikmatrix_tasks.simulator import Answer, Api, Options
 INTERVAL_SECONDS = 2.0
 SCRIPT = "post"  # takes 54 to 66 s, and a phone begins one up to 10 s after the last
 
-_ENDS_PER_CELL = 300
-"""A median needs so many ends: an evening with fewer is run again with other seeds."""
-
 
 @dataclass(frozen=True)
 class Work:
@@ -38,10 +35,12 @@ class Work:
     """Old jobs that TikMatrix keeps beside them."""
     waits: int = 1
     """Waits side by side, each for its share of the jobs."""
+    least_ends: int = 300
+    """A median needs so many ends: an evening with fewer is run again with other seeds."""
 
     @property
     def evenings(self) -> int:
-        return max(1, _ENDS_PER_CELL // self.jobs)
+        return max(1, self.least_ends // self.jobs)
 
     @property
     def running_at_once(self) -> int:

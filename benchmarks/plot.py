@@ -32,12 +32,12 @@ def draw(all_figures: Sequence[Figures], path: Path) -> None:
     mpl.rcParams["svg.fonttype"] = "none"
     page = Figure(figsize=(10, 4.2), facecolor="white", layout="constrained")
     requests, late = page.subplots(1, 2)
+    jobs = sorted({it.work.jobs for it in all_figures if _is_plain(it)})
     for strategy in STRATEGIES:
         line = sorted(
             (it for it in all_figures if it.strategy == strategy and _is_plain(it)),
             key=lambda it: it.work.jobs,
         )
-        jobs = [it.work.jobs for it in line]
         style = _STYLES[strategy]
         requests.plot(jobs, [it.requests for it in line], label=_NAMES[strategy], **style)
         late.plot(jobs, [it.percentile_95 for it in line], **style)
@@ -46,9 +46,11 @@ def draw(all_figures: Sequence[Figures], path: Path) -> None:
     late.set_ylabel("intervals after the job ended")
     for axes in (requests, late):
         axes.set(xscale="log", yscale="log", xlabel="awaited jobs on 100 phones")
+        axes.set_xticks(jobs, [f"{it:,}" for it in jobs])
         axes.grid(alpha=0.3)
         axes.set_facecolor("white")
     late.set_ylim(bottom=0.1)
+    late.text(0.97, 0.14, "all others on this line", transform=late.transAxes, ha="right")
     requests.legend(frameon=False)
     page.savefig(path, format="svg", metadata={"Date": None})
 

@@ -1,9 +1,10 @@
 # On a fresh machine: `make demo` runs the main job on simulated phones, `make test` the tests,
-# `make up` all that an evening with the UI takes, until `make down`.
+# `make bench` measures what waiting costs, `make up` brings up all that an evening with the UI
+# takes, until `make down`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo up down test soak check clean
+.PHONY: demo up down test soak bench check clean
 
 demo: .venv/.installed
 	@$(BIN)/prefect-tikmatrix demo
@@ -19,6 +20,10 @@ test: .venv/.installed
 soak: .venv/.installed
 	SCHEDULES=$(or $(SCHEDULES),20000) FIRST=$(or $(FIRST),0) $(BIN)/python -m pytest tests/simulation -k holds
 
+# About ten minutes; a small one: make bench QUICK=1
+bench: .venv/.bench-installed
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
 check: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -33,4 +38,8 @@ clean:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed; name it with PYTHON=...')"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/.bench-installed: .venv/.installed
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@

@@ -226,7 +226,7 @@ async def test_two_cycles_at_the_same_time_schedule_each_pair_once(
     start_simulator: StartSimulator, deployment: uuid.UUID
 ) -> None:
     """Slow enough that each has looked at what is pending before the other schedules."""
-    simulator = start_simulator(speed=40)
+    simulator = start_simulator(speed=12)
     states = await asyncio.gather(*(asyncio.to_thread(run, simulator) for _ in range(2)))
     assert [(state.message or "")[:10] for state in states] == ["6 followed"] * 2
     async with get_client() as client:

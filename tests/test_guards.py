@@ -298,14 +298,16 @@ def test_a_run_tried_again_uses_the_phones_it_used_before(
     slots: Slots, simulator: Simulator
 ) -> None:
     """Else it would post once more, on the phones that are free now."""
-    simulator.engine.operator_create("account_warmup", {"task_duration": 600}, serials=["phone-2"])
+    long = {"task_duration": 500 * 300}  # it ends when it is told to
+    (busy,) = simulator.engine.operator_create("account_warmup", long, serials=["phone-2"])
     run = slots.fire(serials=PHONES, when_busy="skip")
     simulator.engine.fail_next(script_name="post", times=2)
     assert start(run).is_failed()
     posts = [job.serial for job in simulator.jobs if job.script_name == "post"]
     assert posts == ["phone-1", "phone-3"]
-    while not all(job.ended_at for job in simulator.jobs):
+    while simulator.engine.get(busy).status != RUNNING:
         time.sleep(0.05)
+    simulator.engine.operator_stop(busy)
     assert start(run, over=Crashed()).is_failed()
     assert len(simulator.jobs) == 3
 

@@ -347,8 +347,10 @@ def test_serve_takes_the_same_deployments_from_one_process(
             deployment = api.deployment(entry["name"])
             assert deployment["work_pool_name"] is None
             assert deployment["description"] == entry["description"]
-            assert deployment["parameters"] == entry["parameters"]
-            assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
+            assert deployment["parameters"] == entry.get("parameters", {})
+            assert [schedule["active"] for schedule in deployment["schedules"]] == [
+                schedule["active"] for schedule in entry.get("schedules", ())
+            ]
             assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
         run = api.start("warm-up", serials=["phone-2"], **PARAMETERS["warm-up"])
         api.until_state(run, "Completed")

@@ -62,6 +62,11 @@ class Elsewhere:
         answer = httpx.get(f"{self.address}/api{path}", timeout=30, trust_env=False)
         return answer.raise_for_status().json()
 
+    def forget_automations(self) -> None:
+        url = f"{self.address}/api/automations"
+        for automation in httpx.post(f"{url}/filter", json={}, trust_env=False).json():
+            httpx.delete(f"{url}/{automation['id']}", trust_env=False).raise_for_status()
+
     def runs_of(self, deployment: str) -> list[dict[str, Any]]:
         query = {"deployments": {"name": {"any_": [deployment]}}}
         answer = httpx.post(
@@ -112,6 +117,7 @@ def elsewhere(prefect_address: str) -> Iterator[Elsewhere]:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         here = Elsewhere(prefect_address, simulator, environment)
+        here.forget_automations()  # of deployments that other tests made and deleted
         here.shell(
             f"prefect work-pool create {POOL} --type process; "
             f"prefect deploy --name post --pool {POOL} --prefect-file deployments/prefect.yaml"

@@ -197,6 +197,29 @@ def test_a_hundred_waits_cost_what_one_costs() -> None:
     assert hundred.requests == pytest.approx(one.requests, rel=0.1)
 
 
+def test_waits_that_begin_one_by_one_cost_what_one_costs() -> None:
+    """Prefect takes seconds to start a hundred; they join while an answer is awaited."""
+
+    async def scenario(apart_seconds: float) -> int:
+        tikmatrix = VirtualTikMatrix(phones_of(100))
+        batch = await created(tikmatrix, 100, 1)
+        tikmatrix.api.faults.slow("GET /task/stats", 0.3, times=10_000)
+        tikmatrix.api.faults.slow("GET /task", 0.3, times=10_000)
+        tikmatrix.api.requests.clear()
+        watcher = Watcher(tikmatrix.client)
+
+        async def later(number: int) -> Report:
+            await asyncio.sleep(apart_seconds * number)
+            part = batch.part(batch.job_ids[number : number + 1], batch.owners)
+            return await follow(watcher, part, PACE, timeout_seconds=1e6)
+
+        reports = await asyncio.gather(*map(later, range(100)))
+        assert all(report.ok for report in reports)
+        return len(tikmatrix.api.requests)
+
+    assert run(scenario(0.03)) == pytest.approx(run(scenario(0)), rel=0.15)
+
+
 def test_waits_for_the_same_jobs_cost_what_one_costs() -> None:
     """Flows may wait for one batch from several places."""
 

@@ -86,6 +86,8 @@ class Tracker:
         self._without_counters = 0  # for so many looks
         self._counters_failed = 0  # times in a row
 
+        self._looking = False
+        self._open = 0  # jobs of the look that is under way, also those that join meanwhile
         self._saved = 0  # requests, compared with polling each open job
         self._pages_in_vain = _PAGES_IN_VAIN
 
@@ -95,6 +97,9 @@ class Tracker:
             if job_id in self._jobs:
                 continue
             self._jobs[job_id] = None
+            if self._looking:
+                self._open += 1
+                self._saved += 1
             if just_created:
                 self._with_status[JobStatus.PENDING].add(job_id)
             else:
@@ -126,7 +131,9 @@ class Tracker:
         """Look once. A `whole` look leaves nothing to inference."""
         self._client, self._sent_before = client, client.requests_sent
         self._rows = {}
-        self._saved += len(self._jobs)
+        self._open = len(self._jobs)
+        self._saved += self._open
+        self._looking = True
         self._looks_since = {status: looks + 1 for status, looks in self._looks_since.items()}
         self._without_counters = max(0, self._without_counters - 1)
         failure = None
@@ -136,6 +143,7 @@ class Tracker:
         except TikMatrixError as err:
             failure = err
         self._settle_account()
+        self._looking = False
         rows, self._rows = self._rows, {}
         return Look(rows, failure, whole)
 
@@ -320,8 +328,8 @@ class Tracker:
     def _can_spare(self, requests: int) -> bool:
         """Whether so many requests may be in vain: each open job can be asked for all the same."""
         self._settle_account()
-        loan = max(_LOAN, len(self._jobs) // 10)
-        return self._saved + loan - requests >= len(self._jobs)
+        loan = max(_LOAN, self._open // 10)
+        return self._saved + loan - requests >= self._open
 
     def _settle_account(self) -> None:
         self._saved -= self._client.requests_sent - self._sent_before

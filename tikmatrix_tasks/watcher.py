@@ -77,7 +77,7 @@ class Watch:
     def hurry(self) -> None:
         """Look at once and at everything, and bring news even if nothing is new."""
         self.in_a_hurry = True
-        self._watcher.look_soon(0.0, at_once=True)
+        self._watcher.wake()
 
     def tell(
         self,
@@ -125,7 +125,7 @@ class Watcher:
             watch.forget(list(watch.job_ids))
             with suppress(ValueError):  # told already that there will be no more looks
                 self._watches.remove(watch)
-            self._woken.set()
+            self.wake()
 
     def hold(self, job_ids: Collection[int], *, just_created: bool) -> dict[int, Job]:
         """One more watch wants to know about these jobs. Returns what others had seen of them."""
@@ -147,6 +147,10 @@ class Watcher:
         now = asyncio.get_running_loop().time()
         soon = max(now, self._looked_at + shortest_seconds) if at_once else now + shortest_seconds
         self._due = min(self._due, soon)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the watcher see that something is wanted of it."""
         self._woken.set()
 
     async def _watch(self) -> None:
@@ -177,7 +181,9 @@ class Watcher:
             self._woken.clear()
             if self._watches:
                 idle_since = now()
-            pause = (self._due if self._watches else idle_since + _LINGER_SECONDS) - now()
+            until = self._due if self._watches else idle_since + _LINGER_SECONDS
+            hurry = any(watch.in_a_hurry for watch in self._watches)
+            pause = 0.0 if hurry else until - now()
             if pause > _ROUNDING and await _is_set(self._woken, pause):
                 continue  # there is another watch, or one less
             if not self._watches:
@@ -185,7 +191,6 @@ class Watcher:
             await self._look(client)
 
     async def _look(self, client: TikMatrixClient) -> None:
-        self._due = math.inf
         hurried = [watch for watch in self._watches if watch.in_a_hurry]
         for watch in hurried:
             watch.in_a_hurry = False
@@ -200,7 +205,8 @@ class Watcher:
             if rows or self._failing or was_failing or watch in hurried:
                 watch.tell(rows, look.failure, whole=look.whole)
         self._looked_at = now
-        self._due = min(self._due, now + self._pause(now, look.failure))
+        # Also for waits that came meanwhile: many of them must not make one look follow another.
+        self._due = now + self._pause(now, look.failure)
 
     def _pause(self, now: float, failure: TikMatrixError | None) -> float:
         if not self._watches:

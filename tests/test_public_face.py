@@ -38,6 +38,8 @@ ROOMS = (
     "settings",
     "waiting",
     "watcher",
+    "tracker",
+    "cadence",
     "busy",
     "job_actions",
     "rows",

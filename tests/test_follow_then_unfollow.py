@@ -239,15 +239,19 @@ async def test_two_cycles_at_the_same_time_schedule_each_pair_once(
 async def test_scheduling_takes_turns(
     simulator: Simulator, client: SyncPrefectClient, deployment: uuid.UUID
 ) -> None:
+    """Both have looked at what is pending before either schedules, as they take turns at that."""
     async with alone("unfollow"):
-        running = asyncio.create_task(asyncio.to_thread(run, simulator))
-        while simulator.requests.count("POST /task") < 6:  # noqa: ASYNC110 (over HTTP)
+        cycles = [asyncio.create_task(asyncio.to_thread(run, simulator)) for _ in range(2)]
+        while simulator.requests.count("POST /task") < 12:
+            assert not any(cycle.done() for cycle in cycles)
             await asyncio.sleep(0.05)
-        await asyncio.sleep(1.5)
-        assert not running.done()
+        await asyncio.sleep(1)
         assert runs_of(client, deployment) == []
-    assert (await running).is_completed()
-    assert len(runs_of(client, deployment)) == 1
+    states = [await cycle for cycle in cycles]
+    assert [(state.message or "")[:10] for state in states] == ["6 followed"] * 2
+    runs = runs_of(client, deployment)
+    pairs = [FollowPair(**pair).key for one in runs for pair in one.parameters["pairs"]]
+    assert len(pairs) == len(set(pairs)) == 6
 
 
 def test_what_is_followed_only_when_the_first_half_is_tried_again_is_scheduled_too(

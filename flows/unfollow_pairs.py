@@ -36,6 +36,9 @@ from tikmatrix_tasks.parameters import (
 
 
 def _run_name() -> str:
+    """`follow_then_unfollow` has named its run already, after the one that followed."""
+    if (flow_run.name or "").startswith("unfollow "):
+        return str(flow_run.name)
     return f"unfollow {count_of(len(flow_run.parameters.get('pairs') or ()), 'pair')}"
 
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefect import State, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from pydantic import ValidationError
 
@@ -27,13 +29,16 @@ from tikmatrix_tasks import (
     FollowPair,
     InvalidRequest,
     JobsFailed,
+    JobStatus,
     Report,
     TikMatrix,
 )
+from tikmatrix_tasks.ledger import alone
 from tikmatrix_tasks.simulator import Dialect, Simulator
 
 ROOT = Path(__file__).parents[1]
 PHONES = ["phone-1", "phone-2"]
+DEPLOYMENT = "unfollow-pairs/unfollow-pairs"
 USERS = ["ann", "bob", "cem"]
 FOLLOW = Follow(target_users=USERS, access_method="search")
 SOON = Delay(minutes=2 / 60)
@@ -47,7 +52,14 @@ def client(prefect_api: str) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture
-def deployment(client: SyncPrefectClient) -> Iterator[uuid.UUID]:
+def no_deployment(client: SyncPrefectClient) -> None:
+    """Other tests deploy everything on the same server."""
+    with suppress(ObjectNotFound):
+        client.delete_deployment(client.read_deployment_by_name(DEPLOYMENT).id)
+
+
+@pytest.fixture
+def deployment(client: SyncPrefectClient, no_deployment: None) -> Iterator[uuid.UUID]:
     """`unfollow-pairs/unfollow-pairs`, as `prefect deploy` makes it; no worker takes its runs."""
     to_deploy: Any = unfollow_pairs.to_deployment("unfollow-pairs")
     deployment_id = uuid.UUID(str(to_deploy.apply()))
@@ -139,6 +151,7 @@ def test_the_scheduled_run_waits_for_its_time_and_unfollows_once(
     unfollowed = run_scheduled(client, scheduled)
     assert unfollowed.message == "5 unfollowed"
     assert scheduled.expected_start_time is not None
+    assert client.read_flow_run(scheduled.id).name == scheduled.name, "it names its origin"
     started = client.read_flow_run(scheduled.id).start_time
     assert started is not None
     early = scheduled.expected_start_time.timestamp() - started.timestamp()
@@ -210,14 +223,42 @@ def test_the_same_cycle_twice_by_mistake_unfollows_once(
 
 
 async def test_two_cycles_at_the_same_time_schedule_each_pair_once(
-    simulator: Simulator, deployment: uuid.UUID
+    simulator: Simulator, client: SyncPrefectClient, deployment: uuid.UUID
 ) -> None:
-    await asyncio.gather(*(asyncio.to_thread(run, simulator) for _ in range(2)))
-    async with get_client() as client:
-        wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
-        runs = await client.read_flow_runs(flow_run_filter=wanted)
+    """Both have looked at what is pending before either schedules, as they take turns at that."""
+    async with alone("unfollow"):
+        cycles = [asyncio.create_task(asyncio.to_thread(run, simulator)) for _ in range(2)]
+        while simulator.requests.count("POST /task") < 12:
+            assert not any(cycle.done() for cycle in cycles)
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+        assert runs_of(client, deployment) == []
+    states = [await cycle for cycle in cycles]
+    assert [(state.message or "")[:10] for state in states] == ["6 followed"] * 2
+    runs = runs_of(client, deployment)
     pairs = [FollowPair(**pair).key for one in runs for pair in one.parameters["pairs"]]
     assert len(pairs) == len(set(pairs)) == 6
+
+
+def test_what_is_followed_only_when_the_first_half_is_tried_again_is_scheduled_too(
+    simulator: Simulator, client: SyncPrefectClient, deployment: uuid.UUID
+) -> None:
+    simulator.engine.fail_next(serial="phone-2")
+    states: list[State[Report]] = []
+
+    @flow(retries=1)
+    def cycle() -> None:
+        states.append(run(simulator, unfollow_after=Delay(days=1)))
+        if len(states) == 1:
+            (failed,) = [job.id for job in simulator.jobs if job.status == JobStatus.FAILED]
+            simulator.engine.operator_retry(failed)
+            raise RuntimeError("something else went wrong")
+
+    cycle()
+    assert [(state.message or "")[:10] for state in states] == ["5 followed", "6 followed"]
+    runs = runs_of(client, deployment)
+    assert sorted(len(one.parameters["pairs"]) for one in runs) == [1, 5]
+    assert len({FollowPair(**pair).key for one in runs for pair in one.parameters["pairs"]}) == 6
 
 
 def test_accounts_instead_of_phones(
@@ -248,6 +289,7 @@ def test_a_saved_block_is_passed_on_by_reference(
 # Without a deployment
 
 
+@pytest.mark.usefixtures("no_deployment")
 def test_a_short_delay_is_waited_for_in_place(simulator: Simulator) -> None:
     simulator.engine.fail_next(serial="phone-2")
     states: list[State[Report]] = []
@@ -270,6 +312,7 @@ def test_a_short_delay_is_waited_for_in_place(simulator: Simulator) -> None:
     assert unfollow - followed >= 2 * 500 * 0.9, "2 s at 500 times the speed"
 
 
+@pytest.mark.usefixtures("no_deployment")
 def test_a_long_delay_without_a_deployment_follows_nobody(simulator: Simulator) -> None:
     with pytest.raises(InvalidRequest, match="no deployment unfollow-pairs/unfollow-pairs") as no:
         run(simulator, unfollow_after=Delay(hours=1, minutes=1)).result()

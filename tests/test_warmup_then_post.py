@@ -262,3 +262,19 @@ def test_a_deadline_stops_what_is_still_open(start_simulator: StartSimulator) ->
     assert state.is_failed()
     assert "phone-1: warm-up last seen running" in (state.message or "")
     assert not [job for job in simulator.jobs if job.status == JobStatus.RUNNING]
+
+
+def test_a_busy_phone_is_left_out_and_named(start_simulator: StartSimulator) -> None:
+    simulator = start_simulator(speed=50)
+    simulator.engine.operator_create("account_warmup", {"task_duration": 600}, serials=["phone-2"])
+    state = run(simulator, when_busy="skip")
+    assert state.is_completed()
+    assert state.message == "2 of 3 phones posted; phone-2: it had open jobs already"
+    assert posted_on(simulator) == ["phone-1", "phone-3"]
+
+
+def test_phones_without_limits_are_refused_when_asked_to_be_exclusive(simulator: Simulator) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        run(simulator, serials=["nobody's"], exclusive_phones=True).result()
+    assert refusal.value.field == "exclusive_phones"
+    assert len(simulator.requests) == 0

@@ -128,7 +128,7 @@ class Api:
             assert not over or run["state"]["name"] == name, run["state"]
             return run if run["state"]["name"] == name else None
 
-        run = until(f"the run is {name}", is_it, 90)
+        run = until(f"the run is {name}", is_it, 180)
         assert run is not None
         return run
 
@@ -245,11 +245,15 @@ def test_a_schedule_is_off_until_switched_on_and_then_shows_its_next_runs(api: A
 
 
 def test_a_schedule_fires_and_fires_again(api: Api, simulator: Simulator) -> None:
-    path = f"/deployments/{api.deployment('warm-up')['id']}/schedules"
+    deployment = api.deployment("warm-up")
+    path = f"/deployments/{deployment['id']}/schedules"
     every = {"interval": 15, "timezone": "UTC"}
     parameters = {"serials": ["phone-1"], **PARAMETERS["warm-up"]}
     before = len(simulator.jobs)
     (schedule,) = api.call("POST", path, [{"schedule": every, "parameters": parameters}])
+    # Prefect's scheduler looks every minute, at deployments that were just updated sooner.
+    touched = {"description": deployment["description"]}
+    api.call("PATCH", f"/deployments/{deployment['id']}", touched)
 
     def completed() -> list[dict[str, Any]]:
         runs = [run for run in api.runs_of("warm-up") if run["auto_scheduled"]]
@@ -311,7 +315,7 @@ def test_a_run_that_waits_for_phones_hears_a_cancellation(
         cancelled_at = time.monotonic()
         api.cancel(run)
         api.until_state(run, "Cancelled")
-        assert time.monotonic() - cancelled_at < 15, "not killed after 30 s"
+        assert time.monotonic() - cancelled_at < 25, "not killed after 30 s"
     assert api.call("GET", limit)["active_slots"] == 0
     assert len(simulator.jobs) == jobs
 

@@ -1,9 +1,9 @@
 # On a fresh machine: `make demo` runs the main job on simulated phones, `make test` the tests,
-# `make up` all that an evening with the UI takes, until `make down`.
+# `make up` all that an evening with the UI takes, until `make down`, `make bench` what waiting costs.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo up down test soak check clean
+.PHONY: demo up down test soak bench check clean
 
 demo: .venv/.installed
 	@$(BIN)/prefect-tikmatrix demo
@@ -11,12 +11,17 @@ demo: .venv/.installed
 up down: .venv/.installed
 	@$(BIN)/prefect-tikmatrix $@
 
+# Most tests wait for processes to start, so more of them run side by side than there are cores.
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # As many simulated evenings as one likes: make soak SCHEDULES=100000 FIRST=5000
 soak: .venv/.installed
 	SCHEDULES=$(or $(SCHEDULES),20000) FIRST=$(or $(FIRST),0) $(BIN)/python -m pytest tests/simulation -k holds
+
+# About ten minutes; a small one: make bench QUICK=1
+bench: .venv/.bench-installed
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 check: .venv/.installed
 	$(BIN)/ruff check
@@ -32,4 +37,8 @@ clean:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed; name it with PYTHON=...')"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/.bench-installed: .venv/.installed
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@

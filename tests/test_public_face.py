@@ -47,6 +47,8 @@ ROOMS = (
     "settings",
     "waiting",
     "watcher",
+    "tracker",
+    "cadence",
     "busy",
     "job_actions",
     "rows",

@@ -104,7 +104,7 @@ def test_a_failed_post_stands_in_the_runs_state(simulator: Simulator) -> None:
 
 def test_a_phone_posts_while_another_still_warms_up(start_simulator: StartSimulator) -> None:
     """A slow phone must not hold the others up."""
-    simulator = start_simulator(speed=200)
+    simulator = start_simulator(speed=200, durations={"comment": 800.0})
     simulator.engine.operator_create("comment", BUSY, serials=["phone-3"])
     assert run(simulator).is_completed()
     first_post, last_warmup = post_and_warmup(simulator)

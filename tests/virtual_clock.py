@@ -56,10 +56,14 @@ def run(main: Coroutine[Any, Any, R]) -> R:
     try:
         return loop.run_until_complete(main)
     finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(_cancel_all(asyncio.all_tasks(loop)))
         loop.close()
+
+
+async def _cancel_all(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class VirtualTikMatrix(httpx.AsyncBaseTransport):

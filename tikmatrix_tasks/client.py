@@ -129,6 +129,8 @@ class TikMatrixClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.base_url = normalized_base_url(base_url)
+        self.requests_sent = 0
+        """How many requests this client has begun, whatever came of them."""
         self._read_secret = read_secret
         self._timeout_seconds = timeout_seconds
         self._options: dict[str, Any] = {
@@ -358,6 +360,7 @@ class TikMatrixClient:
     ) -> Any:
         """Send one request and return the envelope's `data`."""
         given = {name: value for name, value in (params or {}).items() if value is not None}
+        self.requests_sent += 1
         try:
             response = await asyncio.wait_for(
                 (http or self._http).request(

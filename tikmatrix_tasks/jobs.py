@@ -98,6 +98,11 @@ class Job(Received):
             raise UnknownJobStatus(self.id, self.status) from None
 
     @property
+    def mark(self) -> tuple[object, ...]:
+        """What changes whenever something happens to the job, as far as its row tells."""
+        return (self.status, self.retry_count, self.end_time)
+
+    @property
     def username(self) -> str | None:
         """The account it runs for, where the row tells."""
         name = (self.script_args or {}).get("username")

@@ -47,7 +47,6 @@ Jobs = Batch | Sequence[int]
 
 DEFAULT_WAIT_SECONDS = 4 * 3600.0
 """How long `wait_for_jobs` waits unless told; a `start_time` adds up to a day."""
-DAY_SECONDS = 24 * 3600.0
 
 
 async def _check_license(tikmatrix: TikMatrix | None = None) -> License:
@@ -358,7 +357,7 @@ async def _wait_for_jobs(
     batch = _as_batch(jobs)
     settings = _block(tikmatrix).settings
     if timeout_seconds is None:
-        timeout_seconds = DEFAULT_WAIT_SECONDS + (DAY_SECONDS if batch.start_time else 0)
+        timeout_seconds = DEFAULT_WAIT_SECONDS + (waiting.DAY_SECONDS if batch.start_time else 0)
 
     async def again(job_ids: Sequence[int]) -> Sequence[int]:
         async with _client(tikmatrix) as client:

@@ -7,32 +7,33 @@ program's own Auto Retry revives jobs 5 to 60 s after they failed.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
+from tikmatrix_tasks.cadence import Cadence
 from tikmatrix_tasks.errors import (
     HttpStatusError,
-    NoAnswerError,
-    OverloadedError,
     TikMatrixError,
     TikMatrixUnreachable,
     WaitTimedOut,
 )
 from tikmatrix_tasks.jobs import Batch, Job, JobReport, JobStatus, Outcome, Report
-from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, may_retry
+from tikmatrix_tasks.retries import may_retry
 from tikmatrix_tasks.rows import NEW_JOB_GRACE_SECONDS, owner_of
-from tikmatrix_tasks.watcher import Watcher
+from tikmatrix_tasks.tracker import Look
+from tikmatrix_tasks.watcher import Watch, Watcher
 
 Retry = Callable[[Sequence[int]], Awaitable[Sequence[int]]]
 """Runs failed jobs again, and says which of them do."""
 OnChange = Callable[[str], None]
 """Told in a sentence whenever a job's status changed, or TikMatrix went away or came back."""
 
-_SLOWER = 1.3  # after a poll that showed nothing new, the next one is this much later
-_SOON_SECONDS = 0.05  # so that the end of a grace is past when it is looked at
 _LAST_LOOK_SECONDS = 5.0  # how long a look may go on when the time is up
-_JITTER = 0.2  # so that several waits do not ask at the same moments
+_JUST_CREATED_SECONDS = 10.0  # TikMatrix takes up to so long to pick a job up
+_ROUNDING = 0.001  # seconds by which a timer may be early
+
+DAY_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -66,25 +67,71 @@ async def follow(
         UnknownJobStatus: a job shows a status that nobody documented.
         TikMatrixError: an answer that asking again cannot mend, such as 40301.
     """
-    follower = _Follower(watcher, batch, pace, on_change)
-    return await follower.run(timeout_seconds, retry_failed, retry)
+    now = asyncio.get_running_loop().time()
+    cadence = Cadence(pace.poll_interval_seconds, pace.max_poll_interval_seconds)
+    cadence.mark(now)
+    if batch.start_time is not None:
+        cadence.mark(now + _seconds_until(batch.start_time))
+    with watcher.watch(batch.job_ids, cadence, just_created=_is_new(batch)) as watch:
+        follower = _Follower(watch, batch, pace, on_change)
+        return await follower.run(timeout_seconds, retry_failed, retry)
+
+
+def _is_new(batch: Batch) -> bool:
+    if batch.created_at is None:
+        return False
+    age = (datetime.now(timezone.utc) - batch.created_at).total_seconds()
+    return 0 <= age < _JUST_CREATED_SECONDS
+
+
+def _seconds_until(start_time: str) -> float:
+    """By this machine's clock. TikMatrix's may differ, then looks are less well spread."""
+    hour, minute = map(int, start_time.split(":"))
+    now = datetime.now()
+    start = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return (start - now).total_seconds() % DAY_SECONDS
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is kept of a job's row: a batch may hold ten thousand."""
+
+    status: JobStatus
+    mark: object
+    owner: str | None
+    script_name: str | None
+    remark: str | None
+    retry_count: int | None
+    seconds: float | None
+
+    @classmethod
+    def of(cls, job: Job, batch: Batch) -> _Seen:
+        ran = job.end_time - job.start_time if job.start_time and job.end_time else None
+        return cls(
+            status=job.known_status,
+            mark=job.mark,
+            owner=owner_of(job, batch),
+            script_name=job.script_name,
+            remark=job.remark,
+            retry_count=job.retry_count,
+            seconds=None if ran is None else ran.total_seconds(),
+        )
 
 
 class _Follower:
-    def __init__(self, watcher: Watcher, batch: Batch, pace: Pace, on_change: OnChange) -> None:
-        self._watcher, self._batch, self._pace, self._on_change = watcher, batch, pace, on_change
+    def __init__(self, watch: Watch, batch: Batch, pace: Pace, on_change: OnChange) -> None:
+        self._watch, self._batch, self._pace, self._on_change = watch, batch, pace, on_change
         self._now = asyncio.get_running_loop().time
         self._started = self._now()
-        self._rows: dict[int, Job] = {}
+        self._seen: dict[int, _Seen] = {}
         self._failed: dict[int, tuple[float, object]] = {}  # since when, and by which mark
+        self._grace_over: set[int] = set()  # of those, whose row has been asked for since
         self._retried: dict[int, tuple[float, object]] = {}  # when, and its mark until then
         self._final: dict[int, Outcome] = {}
-        self._moved = False
+        self._silent_since: float | None = None
 
     async def run(self, timeout_seconds: float, retries: int, retry: Retry | None) -> Report:
         deadline = self._started + timeout_seconds
-        pause, asked_pause = 0.0, 0.0
-        silent_since: float | None = None
         while True:
             if len(self._final) == len(self._batch.job_ids):
                 failed = [job for job, how in self._final.items() if how is Outcome.FAILED]
@@ -93,104 +140,118 @@ class _Follower:
                 retries -= 1
                 self._open_again(await retry(failed))
                 continue
-            self._moved = False
-            left = max(deadline - self._now(), 0.0)
-            jittered = pause * random.uniform(1 - _JITTER, 1 + _JITTER)
-            try:
-                await self._look(min(max(jittered, asked_pause), left), left)
-            except TikMatrixError as err:
-                # Also an HTTP error page: a look that fails says nothing about a job.
-                if not may_retry(err, "read") and not isinstance(err, HttpStatusError):
-                    raise
-                asked = err.retry_after_seconds if isinstance(err, OverloadedError) else None
-                asked_pause = min(asked or 0.0, LONGEST_RETRY_AFTER_SECONDS)
-                if silent_since is None:
-                    silent_since = self._now()
-                    self._on_change(f"no answer from TikMatrix, asking on: {err}")
-                elif self._now() - silent_since >= self._pace.outage_budget_seconds:
-                    raise TikMatrixUnreachable(self._silence(err), self.report()) from err
+            look = await self._watch.news(self._patience(deadline))
+            if look is not None:
+                self._take(look)
+            elif self._now() < deadline - _ROUNDING:
+                self._end_graces()
             else:
-                asked_pause = 0.0
-                if silent_since is not None:
-                    silent_since = None
-                    self._on_change("TikMatrix answers again")
-            if left == 0 and len(self._final) < len(self._batch.job_ids):
-                raise WaitTimedOut(self._overdue(timeout_seconds), self.report())
-            slower = max(pause * _SLOWER, self._pace.poll_interval_seconds)
-            pause = self._pace.poll_interval_seconds if self._moved else slower
-            pause = min(pause, self._pace.max_poll_interval_seconds)
+                await self._last_look()
+                if len(self._final) < len(self._batch.job_ids):
+                    raise WaitTimedOut(self._overdue(timeout_seconds), self.report())
+
+    def _patience(self, deadline: float) -> float:
+        """Seconds until the deadline, or until a failure becomes final."""
+        ends = [self._grace_end(job) for job in self._failed if job not in self._grace_over]
+        return max(min([deadline, *ends]) - self._now(), 0)
+
+    async def _last_look(self) -> None:
+        """The time is up: what is reported is to be the truth of now, if it can be had."""
+        look_by = self._now() + _LAST_LOOK_SECONDS
+        self._watch.hurry()
+        look: Look | None = Look({})
+        while look is not None and not look.whole:
+            look = await self._watch.news(max(look_by - self._now(), 0))
+            if look is not None:
+                self._take(look)
+
+    def _take(self, look: Look) -> None:
+        failures: list[TikMatrixError] = [] if look.failure is None else [look.failure]
+        for job_id, row in look.rows.items():
+            if job_id in self._final:
+                continue
+            if isinstance(row, Job):
+                self._saw(row)
+            elif isinstance(row, TikMatrixError):
+                failures.append(row)
+            elif job_id in self._seen or self._now() - self._started >= NEW_JOB_GRACE_SECONDS:
+                self._end(job_id, Outcome.GONE)
+        if failures:
+            self._missed(failures[0])
+        elif self._silent_since is not None:
+            self._silent_since = None
+            self._on_change("TikMatrix answers again")
+
+    def _missed(self, err: TikMatrixError) -> None:
+        """A look that fails, also with an HTTP error page, says nothing about a job."""
+        if not may_retry(err, "read") and not isinstance(err, HttpStatusError):
+            raise err
+        if self._silent_since is None:
+            self._silent_since = self._now()
+            self._on_change(f"no answer from TikMatrix, asking on: {err}")
+        elif self._now() - self._silent_since >= self._pace.outage_budget_seconds:
+            raise TikMatrixUnreachable(self._silence(err), self.report()) from err
 
     def _open_again(self, job_ids: Sequence[int]) -> None:
         for job_id in job_ids:
             del self._final[job_id]
-            self._retried[job_id] = (self._now(), _mark(self._rows[job_id]))
+            self._retried[job_id] = (self._now(), self._seen[job_id].mark)
             self._on_change(f"job {job_id} runs again")
+        self._watch.add(job_ids)
 
-    async def _look(self, within_seconds: float, left: float) -> None:
-        open_ids = [job_id for job_id in self._batch.job_ids if job_id not in self._final]
-        graces = [self._grace_left(job_id) for job_id in self._failed]
-        soonest = min((grace for grace in graces if grace > 0), default=within_seconds)
-        within_seconds = min(within_seconds, max(soonest, _SOON_SECONDS))
-        # Until a grace ends, asking about that job changes nothing, unless nothing else is asked.
-        wanted = [job_id for job_id in open_ids if self._grace_left(job_id) <= within_seconds]
-        look = self._watcher.look(
-            wanted or open_ids, self._batch.script_name, within_seconds=within_seconds
-        )
-        try:
-            rows = await asyncio.wait_for(look, left + _LAST_LOOK_SECONDS)
-        except asyncio.TimeoutError:  # not the builtin one before Python 3.11
-            raise NoAnswerError("look at jobs", "not whole when the time was up") from None
-        failures = [row for row in rows.values() if isinstance(row, TikMatrixError)]
-        for job_id, job in rows.items():
-            if isinstance(job, TikMatrixError):
-                continue
-            if job is not None:
-                self._saw(job)
-            elif job_id in self._rows or self._now() - self._started >= NEW_JOB_GRACE_SECONDS:
-                self._end(job_id, Outcome.GONE)
-        if failures:
-            raise failures[0]
+    def _end_graces(self) -> None:
+        """Ask about failed jobs that nothing has revived in time."""
+        over = {job for job in self._failed if self._now() >= self._grace_end(job) - _ROUNDING}
+        self._watch.ask(over - self._grace_over)
+        self._grace_over |= over
+
+    def _grace_end(self, job_id: int) -> float:
+        since, _ = self._failed[job_id]
+        return since + self._pace.failure_grace_seconds
 
     def _saw(self, job: Job) -> None:
-        status = job.known_status
-        before = self._rows.get(job.id)
-        self._rows[job.id] = job
-        if before is None or before.status != status:
-            self._moved = True
-            if status in (JobStatus.RUNNING, JobStatus.FAILED):
-                self._tell(job)
-        if status is JobStatus.COMPLETED:
+        seen = _Seen.of(job, self._batch)
+        before = self._seen.get(job.id)
+        self._seen[job.id] = seen
+        if before is None or before.status != seen.status:
+            if seen.status in (JobStatus.RUNNING, JobStatus.FAILED):
+                self._tell(job.id)
+            if seen.status is JobStatus.RUNNING and self._batch.expected_seconds is not None:
+                self._watch.cadence.mark(self._now() + self._batch.expected_seconds)
+        if seen.status is JobStatus.COMPLETED:
             self._end(job.id, Outcome.COMPLETED)
-        elif status is JobStatus.FAILED:
-            mark = _mark(job)
-            retried_at, old_mark = self._retried.get(job.id, (-NEW_JOB_GRACE_SECONDS, None))
-            just_retried = self._now() - retried_at < NEW_JOB_GRACE_SECONDS
-            if just_retried and mark == old_mark:
-                return  # the row of before the retry
-            since, known_mark = self._failed.get(job.id, (self._now(), mark))
-            self._failed[job.id] = (since if mark == known_mark else self._now(), mark)
-            if self._grace_left(job.id) <= 0:
-                self._end(job.id, Outcome.FAILED)
+        elif seen.status is JobStatus.FAILED:
+            self._saw_failed(job.id, seen.mark)
         else:
             self._failed.pop(job.id, None)
+            self._grace_over.discard(job.id)
+
+    def _saw_failed(self, job_id: int, mark: object) -> None:
+        retried_at, old_mark = self._retried.get(job_id, (-NEW_JOB_GRACE_SECONDS, None))
+        if self._now() - retried_at < NEW_JOB_GRACE_SECONDS and mark == old_mark:
+            self._watch.ask([job_id])  # this is still the row of before the retry
+            return
+        since, known_mark = self._failed.get(job_id, (self._now(), mark))
+        self._failed[job_id] = (since if mark == known_mark else self._now(), mark)
+        self._grace_over.discard(job_id)
+        if self._now() >= self._grace_end(job_id) - _ROUNDING:
+            self._end(job_id, Outcome.FAILED)
+        else:
+            self._watch.cadence.mark(self._grace_end(job_id))
 
     def _end(self, job_id: int, outcome: Outcome) -> None:
         self._final[job_id] = outcome
         self._failed.pop(job_id, None)
-        self._moved = True
+        self._grace_over.discard(job_id)
+        self._watch.forget([job_id])
         if outcome is not Outcome.FAILED:  # a failure was told when it was seen
             self._on_change(str(self._report_on(job_id)))
 
-    def _tell(self, job: Job) -> None:
-        waits = job.status == JobStatus.FAILED and self._pace.failure_grace_seconds > 0
+    def _tell(self, job_id: int) -> None:
+        failed = self._seen[job_id].status is JobStatus.FAILED
+        waits = failed and self._pace.failure_grace_seconds > 0
         grace = f"; final in {self._pace.failure_grace_seconds:g} s" if waits else ""
-        self._on_change(f"{self._report_on(job.id)}{grace}")
-
-    def _grace_left(self, job_id: int) -> float:
-        if job_id not in self._failed:
-            return 0.0
-        since, _ = self._failed[job_id]
-        return since + self._pace.failure_grace_seconds - self._now()
+        self._on_change(f"{self._report_on(job_id)}{grace}")
 
     def _silence(self, err: TikMatrixError) -> str:
         return (
@@ -220,25 +281,19 @@ class _Follower:
 
     def _report_on(self, job_id: int) -> JobReport:
         outcome = self._final.get(job_id)
-        row = self._rows.get(job_id)
+        seen = self._seen.get(job_id)
         script = self._batch.script_name
-        if row is None:
+        if seen is None:
             owner = self._batch.owners[0] if len(self._batch.owners) == 1 else None
             return JobReport(
                 job_id=job_id, script_name=script, outcome=outcome or Outcome.UNKNOWN, owner=owner
             )
-        ran = row.end_time - row.start_time if row.start_time and row.end_time else None
         return JobReport(
             job_id=job_id,
-            script_name=script or row.script_name,
-            outcome=outcome or Outcome(row.known_status.name.lower()),
-            owner=owner_of(row, self._batch),
-            remark=row.remark,
-            retry_count=row.retry_count,
-            seconds=None if ran is None else ran.total_seconds(),
+            script_name=script or seen.script_name,
+            outcome=outcome or Outcome(seen.status.name.lower()),
+            owner=seen.owner,
+            remark=seen.remark,
+            retry_count=seen.retry_count,
+            seconds=seen.seconds,
         )
-
-
-def _mark(job: Job) -> object:
-    """What changes when a job fails once more."""
-    return (job.retry_count, job.end_time)

@@ -223,20 +223,6 @@ def test_the_same_cycle_twice_by_mistake_unfollows_once(
 
 
 async def test_two_cycles_at_the_same_time_schedule_each_pair_once(
-    start_simulator: StartSimulator, deployment: uuid.UUID
-) -> None:
-    """Slow enough that each has looked at what is pending before the other schedules."""
-    simulator = start_simulator(speed=12)
-    states = await asyncio.gather(*(asyncio.to_thread(run, simulator) for _ in range(2)))
-    assert [(state.message or "")[:10] for state in states] == ["6 followed"] * 2
-    async with get_client() as client:
-        wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
-        runs = await client.read_flow_runs(flow_run_filter=wanted)
-    pairs = [FollowPair(**pair).key for one in runs for pair in one.parameters["pairs"]]
-    assert len(pairs) == len(set(pairs)) == 6
-
-
-async def test_scheduling_takes_turns(
     simulator: Simulator, client: SyncPrefectClient, deployment: uuid.UUID
 ) -> None:
     """Both have looked at what is pending before either schedules, as they take turns at that."""

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.scenario import (
     INTERVAL_SECONDS,
-    SCRIPT,
     Evening,
     Figures,
     MeteredTikMatrix,
@@ -28,7 +27,7 @@ from benchmarks.scenario import (
     figures,
 )
 from tests.virtual_clock import run
-from tikmatrix_tasks import Batch, JobStatus, TikMatrixClient
+from tikmatrix_tasks import Batch, JobReport, JobStatus, Outcome, TikMatrixClient
 from tikmatrix_tasks.client import MAX_PAGE_SIZE
 from tikmatrix_tasks.waiting import Pace, follow
 from tikmatrix_tasks.watcher import Watcher
@@ -62,14 +61,14 @@ async def _ours(
 ) -> None:
     watcher = Watcher(tikmatrix.client)
 
-    def told(sentence: str) -> None:
-        name, _, became = sentence.partition(": ")
-        if became.startswith((f"{SCRIPT} completed", f"{SCRIPT} failed")):
-            noticed(tikmatrix.job_named[name])
+    def told(jobs: Sequence[JobReport]) -> None:
+        for job in jobs:
+            if job.outcome in (Outcome.COMPLETED, Outcome.FAILED) and job.job_id is not None:
+                noticed(job.job_id)
 
     async def wait(number: int, batch: Batch) -> None:
         await asyncio.sleep(number * apart_seconds)
-        await follow(watcher, batch, PACE, timeout_seconds=math.inf, on_change=told)
+        await follow(watcher, batch, PACE, timeout_seconds=math.inf, on_jobs=told)
 
     await asyncio.gather(*(wait(number, batch) for number, batch in enumerate(batches)))
 

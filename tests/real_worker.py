@@ -19,10 +19,13 @@ from tikmatrix_tasks.local_server import free_port
 
 ROOT = Path(__file__).parents[1]
 POOL = "real-crashes"
+# An end to hopeless waits, no measure of speed. A Prefect client whose server answers 503, because
+# its database is locked for a moment, waits for 2 s, then twice as long each time, up to 32 s.
+PATIENCE_SECONDS = 180.0
 R = TypeVar("R")
 
 
-def until(what: str, look: Callable[[], R], within_seconds: float = 60) -> R:
+def until(what: str, look: Callable[[], R], within_seconds: float = PATIENCE_SECONDS) -> R:
     """Look until there is something to see, and return it; `what` it is goes into the error."""
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
@@ -206,7 +209,9 @@ class Run:
     def until_it_is(self, state: str) -> None:
         self.until(f"state {state}", lambda: self.state == state)
 
-    def until(self, what: str, look: Callable[[], R], within_seconds: float = 60) -> R:
+    def until(
+        self, what: str, look: Callable[[], R], within_seconds: float = PATIENCE_SECONDS
+    ) -> R:
         """As the function; the error shows the run's log."""
         try:
             return until(what, look, within_seconds)

@@ -58,6 +58,7 @@ ROOMS = (
     "client",
     "job_request",
     "scripts",
+    "job_table",
     "jobs",
     "retries",
     "errors",

@@ -309,8 +309,8 @@ def test_only_changes_are_told() -> None:
         told: list[str] = []
         await waited(tikmatrix, batch, told=told)
         assert len(told) < 200
-        assert "phone-7: account_warmup running" in told
-        assert "phone-7: account_warmup completed" in told
+        assert any("account_warmup running on phone-" in line for line in told)
+        assert any("account_warmup completed" in line for line in told)
 
     run(scenario())
 

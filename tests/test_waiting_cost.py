@@ -15,7 +15,7 @@ from statistics import median, quantiles
 import pytest
 
 from tests.virtual_clock import VirtualTikMatrix, run
-from tikmatrix_tasks import AccountWarmup, Batch, JobRequest, Report
+from tikmatrix_tasks import AccountWarmup, Batch, JobReport, JobRequest, Outcome, Report
 from tikmatrix_tasks.simulator import Dialect, Options
 from tikmatrix_tasks.submission import MemoryLedger, submit
 from tikmatrix_tasks.waiting import Pace, follow
@@ -82,14 +82,14 @@ async def waited(tikmatrix: VirtualTikMatrix, parts: Sequence[Batch]) -> Waited:
     now = asyncio.get_running_loop().time
     result = Waited(tikmatrix, began_at=now())
 
-    def told(sentence: str) -> None:
-        serial, _, what = sentence.partition(": ")
-        if what.split()[-1] == "completed":
-            result.noticed[serial].append(now())
+    def told(jobs: Sequence[JobReport]) -> None:
+        for job in jobs:
+            if job.outcome is Outcome.COMPLETED and job.serial is not None:
+                result.noticed[job.serial].append(now())
 
     tikmatrix.api.requests.clear()
     watcher = Watcher(tikmatrix.client)
-    waits = [follow(watcher, part, PACE, timeout_seconds=1e6, on_change=told) for part in parts]
+    waits = [follow(watcher, part, PACE, timeout_seconds=1e6, on_jobs=told) for part in parts]
     result.reports = await asyncio.gather(*waits)
     result.requests = len(tikmatrix.api.requests)
     assert all(report.ok for report in result.reports)

@@ -209,7 +209,7 @@ def test_a_wait_that_joins_learns_what_others_know() -> None:
         joining = follow(watcher, batch, PACE, timeout_seconds=HOUR, on_change=told.append)
         second = asyncio.create_task(joining)
         await asyncio.sleep(0.1)
-        assert sorted(told) == [f"phone-{n}: account_warmup running" for n in (1, 2, 3)]
+        assert sorted(told) == [f"phone-{n}: account_warmup running [job {n}]" for n in (1, 2, 3)]
         assert (await first).ok
         assert (await second).ok
 

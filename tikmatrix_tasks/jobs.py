@@ -243,7 +243,9 @@ class JobReport(BaseModel):
     earlier: bool = False
     """Whether this became of it in an earlier run."""
     owner: str | None = None
-    """The phone's serial or the account's name."""
+    """The phone's serial or the account's name, whichever was asked for."""
+    serial: str | None = None
+    username: str | None = None
     remark: str | None = None
     retry_count: int | None = None
     seconds: float | None = None
@@ -254,9 +256,14 @@ class JobReport(BaseModel):
             or self.owner
             or (f"job {self.job_id}" if self.job_id is not None else "a phone")
         )
+        return f"{who}: {self.what}"
+
+    @property
+    def what(self) -> str:
+        """What became of it, without whose it is: `post failed (element not found)`."""
         when = " in an earlier run" if self.earlier else ""
         why = f" ({self.remark})" if self.remark else ""
-        return f"{who}: {self.script_name or 'job'} {self.outcome.value}{when}{why}"
+        return f"{self.script_name or 'job'} {self.outcome.value}{when}{why}"
 
 
 class Report(BaseModel):

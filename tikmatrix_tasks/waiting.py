@@ -27,11 +27,18 @@ from tikmatrix_tasks.watcher import Watch, Watcher
 Retry = Callable[[Sequence[int]], Awaitable[Sequence[int]]]
 """Runs failed jobs again, and says which of them do."""
 OnChange = Callable[[str], None]
-"""Told in a sentence whenever a job's status changed, or TikMatrix went away or came back."""
+"""Told in a sentence whenever a job's status changed, or TikMatrix went away or came back. What
+several jobs did at the same time is one sentence."""
+OnJobs = Callable[[Sequence[JobReport]], None]
+"""Told how jobs stand: all of them when the wait begins, then those that changed."""
+OnSilence = Callable[[TikMatrixError | None], None]
+"""Told why TikMatrix gives no answer, once, and None when it answers again."""
 
 _LAST_LOOK_SECONDS = 5.0  # how long a look may go on when the time is up
 _JUST_CREATED_SECONDS = 10.0  # TikMatrix takes up to so long to pick a job up
 _ROUNDING = 0.001  # seconds by which a timer may be early
+_TOLD_APART = 3  # up to so many jobs that do the same at the same time get a sentence each
+_NAMED = 10  # of more, so many are named
 
 DAY_SECONDS = 24 * 3600.0
 
@@ -55,6 +62,8 @@ async def follow(
     retry_failed: int = 0,
     retry: Retry | None = None,
     on_change: OnChange = lambda sentence: None,
+    on_jobs: OnJobs = lambda jobs: None,
+    on_silence: OnSilence = lambda why: None,
 ) -> Report:
     """Wait until every job of a batch has ended, and report what became of each.
 
@@ -73,7 +82,7 @@ async def follow(
     if batch.start_time is not None:
         cadence.mark(now + _seconds_until(batch.start_time))
     with watcher.watch(batch.job_ids, cadence, just_created=_is_new(batch)) as watch:
-        follower = _Follower(watch, batch, pace, on_change)
+        follower = _Follower(watch, batch, pace, on_change, on_jobs, on_silence)
         return await follower.run(timeout_seconds, retry_failed, retry)
 
 
@@ -99,6 +108,8 @@ class _Seen:
     status: JobStatus
     mark: object
     owner: str | None
+    serial: str | None
+    username: str | None
     script_name: str | None
     remark: str | None
     retry_count: int | None
@@ -111,6 +122,8 @@ class _Seen:
             status=job.known_status,
             mark=job.mark,
             owner=owner_of(job, batch),
+            serial=job.serial,
+            username=job.username,
             script_name=job.script_name,
             remark=job.remark,
             retry_count=job.retry_count,
@@ -119,8 +132,17 @@ class _Seen:
 
 
 class _Follower:
-    def __init__(self, watch: Watch, batch: Batch, pace: Pace, on_change: OnChange) -> None:
-        self._watch, self._batch, self._pace, self._on_change = watch, batch, pace, on_change
+    def __init__(
+        self,
+        watch: Watch,
+        batch: Batch,
+        pace: Pace,
+        on_change: OnChange,
+        on_jobs: OnJobs,
+        on_silence: OnSilence,
+    ) -> None:
+        self._watch, self._batch, self._pace = watch, batch, pace
+        self._on_change, self._on_jobs, self._on_silence = on_change, on_jobs, on_silence
         self._now = asyncio.get_running_loop().time
         self._started = self._now()
         self._seen: dict[int, _Seen] = {}
@@ -129,9 +151,12 @@ class _Follower:
         self._retried: dict[int, tuple[float, object]] = {}  # when, and its mark until then
         self._final: dict[int, Outcome] = {}
         self._silent_since: float | None = None
+        self._changed: dict[int, None] = {}  # by this look, in order
+        self._to_tell: dict[int, str] = {}  # of those, which get a sentence, and how that ends
 
     async def run(self, timeout_seconds: float, retries: int, retry: Retry | None) -> Report:
         deadline = self._started + timeout_seconds
+        self._on_jobs(self.report().jobs)
         while True:
             if len(self._final) == len(self._batch.job_ids):
                 failed = [job for job, how in self._final.items() if how is Outcome.FAILED]
@@ -176,11 +201,27 @@ class _Follower:
                 failures.append(row)
             elif job_id in self._seen or self._now() - self._started >= NEW_JOB_GRACE_SECONDS:
                 self._end(job_id, Outcome.GONE)
+        self._tell_changes()
         if failures:
             self._missed(failures[0])
         elif self._silent_since is not None:
             self._silent_since = None
             self._on_change("TikMatrix answers again")
+            self._on_silence(None)
+
+    def _tell_changes(self) -> None:
+        if not self._changed:
+            return
+        alike: dict[tuple[str, str], list[JobReport]] = {}
+        reports = {job_id: self._report_on(job_id) for job_id in self._changed}
+        for job_id, ending in self._to_tell.items():
+            job = reports[job_id]
+            alike.setdefault((job.what, ending), []).append(job)
+        self._on_jobs(list(reports.values()))
+        for (_, ending), jobs in alike.items():
+            for sentence in _sentences(jobs):
+                self._on_change(f"{sentence}{ending}")
+        self._changed, self._to_tell = {}, {}
 
     def _missed(self, err: TikMatrixError) -> None:
         """A look that fails, also with an HTTP error page, says nothing about a job."""
@@ -189,6 +230,7 @@ class _Follower:
         if self._silent_since is None:
             self._silent_since = self._now()
             self._on_change(f"no answer from TikMatrix, asking on: {err}")
+            self._on_silence(err)
         elif self._now() - self._silent_since >= self._pace.outage_budget_seconds:
             raise TikMatrixUnreachable(self._silence(err), self.report()) from err
 
@@ -214,6 +256,7 @@ class _Follower:
         before = self._seen.get(job.id)
         self._seen[job.id] = seen
         if before is None or before.status != seen.status:
+            self._changed[job.id] = None
             if seen.status in (JobStatus.RUNNING, JobStatus.FAILED):
                 self._tell(job.id)
             if seen.status is JobStatus.RUNNING and self._batch.expected_seconds is not None:
@@ -244,14 +287,16 @@ class _Follower:
         self._failed.pop(job_id, None)
         self._grace_over.discard(job_id)
         self._watch.forget([job_id])
+        self._changed[job_id] = None
         if outcome is not Outcome.FAILED:  # a failure was told when it was seen
-            self._on_change(str(self._report_on(job_id)))
+            self._to_tell[job_id] = ""
 
     def _tell(self, job_id: int) -> None:
         failed = self._seen[job_id].status is JobStatus.FAILED
         waits = failed and self._pace.failure_grace_seconds > 0
-        grace = f"; final in {self._pace.failure_grace_seconds:g} s" if waits else ""
-        self._on_change(f"{self._report_on(job_id)}{grace}")
+        self._to_tell[job_id] = (
+            f"; final in {self._pace.failure_grace_seconds:g} s" if waits else ""
+        )
 
     def _silence(self, err: TikMatrixError) -> str:
         return (
@@ -296,4 +341,19 @@ class _Follower:
             remark=seen.remark,
             retry_count=seen.retry_count,
             seconds=seen.seconds,
+            serial=seen.serial,
+            username=seen.username,
         )
+
+
+def _sentences(jobs: Sequence[JobReport]) -> list[str]:
+    """What jobs of which the same is to be told did."""
+    if len(jobs) <= _TOLD_APART:
+        return [f"{job} [job {job.job_id}]" for job in jobs]
+    owners = list(dict.fromkeys(job.owner or f"job {job.job_id}" for job in jobs))
+    more = f" and {len(owners) - _NAMED} more" if len(owners) > _NAMED else ""
+    ids = sorted(job.job_id for job in jobs if job.job_id is not None)
+    return [
+        f"{jobs[0].what} on {', '.join(owners[:_NAMED])}{more} "
+        f"[{len(jobs)} jobs, {ids[0]} to {ids[-1]}]"
+    ]

@@ -1,0 +1,91 @@
+"""One row for each job of a flow run: what the Prefect UI shows, and what the history reads back.
+
+A run keeps its rows in a table artifact, updated in place. The table is the record: there is no
+other database.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tikmatrix_tasks.jobs import JobReport, Outcome
+
+TABLE = "tikmatrix-jobs"
+PROGRESS = "tikmatrix-progress"
+SUMMARY = "tikmatrix-summary"
+_TIME = "%Y-%m-%d %H:%M:%S UTC"
+
+
+def artifact_key(kind: str, flow_name: str, deployment_name: str | None = None) -> str:
+    """The key of an artifact of this kind: one for each deployment, or each flow without one.
+
+    Prefect lists all artifacts of a key by time, so the key is what a history is paged by.
+    """
+    names = [kind, flow_name]
+    if deployment_name is not None and _slug(deployment_name) != _slug(flow_name):
+        names.append(deployment_name)
+    return "-".join(map(_slug, names))
+
+
+def _slug(name: str) -> str:
+    """Prefect takes lowercase letters, numbers and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+class Row(BaseModel):
+    """How one job stands. `since` is when this was first seen, `duration` how long the job ran."""
+
+    model_config = ConfigDict(frozen=True)
+
+    phone: str | None = None
+    account: str | None = None
+    script: str | None = None
+    job: int | None = None
+    status: Outcome
+    since: datetime
+    duration: timedelta | None = None
+    retries: int | None = None
+    remark: str | None = None
+
+    @classmethod
+    def of(cls, job: JobReport, since: datetime, *, by_account: bool = False) -> Row:
+        """The row of a job whose `owner`, with `by_account`, is an account."""
+        return cls(
+            phone=job.serial or (None if by_account else job.owner),
+            account=job.username or (job.owner if by_account else None),
+            script=job.script_name,
+            job=job.job_id,
+            status=job.outcome,
+            since=since,
+            duration=None if job.seconds is None else timedelta(seconds=job.seconds),
+            retries=job.retry_count,
+            remark=job.remark,
+        )
+
+    @classmethod
+    def read(cls, cells: dict[str, Any]) -> Row | None:
+        """A row from a table artifact; None where somebody else's table has other columns."""
+        try:
+            hours, minutes, seconds = map(int, (cells.get("duration") or "0:0:0").split(":"))
+            since = datetime.strptime(cells["since"], _TIME).replace(tzinfo=timezone.utc)
+            ran = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+            known = cells | {"since": since, "duration": ran if cells.get("duration") else None}
+            return cls.model_validate(known)
+        except (KeyError, TypeError, ValueError, ValidationError):
+            return None
+
+    def cells(self) -> dict[str, Any]:
+        """The row for a table artifact: `since` in UTC, `duration` as H:MM:SS."""
+        since = self.since.astimezone(timezone.utc).strftime(_TIME)
+        ran = None if self.duration is None else in_hours(self.duration)
+        return self.model_dump(mode="json") | {"since": since, "duration": ran}
+
+
+def in_hours(duration: timedelta) -> str:
+    """`0:05:03`, also for more than a day."""
+    seconds = round(duration.total_seconds())
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 
 from tikmatrix_tasks.drawing import BACKGROUND, bar, line, picture, text
@@ -25,14 +25,17 @@ _LETTER = 6.5  # about how wide a letter is
 _STEPS = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
-def timeline(rows: Sequence[Row], now: datetime) -> str | None:
+def timeline(
+    rows: Sequence[Row], now: datetime, began: Mapping[int, datetime] | None = None
+) -> str | None:
     """The Markdown of a picture with a lane for each phone; None where nothing has run.
 
-    A bar ends when the end was noticed, and is as long as TikMatrix says that the job ran.
+    A bar ends when the end was noticed. It begins when the job, by its id, was seen to have
+    `began`; a job that nobody saw running ran for as long as TikMatrix says.
     """
     lanes: dict[str, list[tuple[datetime, datetime, Row]]] = defaultdict(list)
     for row in rows:
-        ran = _ran(row, now)
+        ran = _ran(row, now, (began or {}).get(row.job or 0))
         if ran is not None:
             lanes[row.phone or row.account or f"job {row.job}"].append((*ran, row))
     if not lanes:
@@ -73,12 +76,14 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _ran(row: Row, now: datetime) -> tuple[datetime, datetime] | None:
+def _ran(row: Row, now: datetime, began: datetime | None) -> tuple[datetime, datetime] | None:
     if row.status is Outcome.RUNNING:
         return row.since, max(now, row.since)
-    if row.duration is None or row.status in (Outcome.PENDING, Outcome.UNKNOWN):
+    if row.status in (Outcome.PENDING, Outcome.UNKNOWN):
         return None
-    return row.since - row.duration, row.since
+    if began is None and row.duration is not None:
+        began = row.since - row.duration
+    return None if began is None else (began, row.since)
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:

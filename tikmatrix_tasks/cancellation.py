@@ -25,7 +25,8 @@ from prefect.logging.loggers import flow_run_logger
 from tikmatrix_tasks import background
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.errors import TikMatrixError
-from tikmatrix_tasks.job_actions import stop_submitted
+from tikmatrix_tasks.feed import Feed
+from tikmatrix_tasks.job_actions import OnStopped, stop_submitted
 from tikmatrix_tasks.ledger import Submitted, submitted_by
 from tikmatrix_tasks.runs import outermost_run
 
@@ -68,7 +69,7 @@ def stop_jobs_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any])
     The parameters must have these names: Prefect calls hooks by them.
     """
     logger = flow_run_logger(flow_run, flow)
-    _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info, thoroughly=True))
+    _in_a_thread(lambda: _stop_all(flow_run, flow, logger.info, thoroughly=True))
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def _stopping_jobs(flow: Flow[..., Any]) -> Iterator[None]:
             logger.info("Cancelled: stopping this run's jobs")
             background.close()  # wakes every thread that waits, and lets no submission begin
             # Quickly, as Prefect kills the process 30 s after the signal; the hook comes after.
-            _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info, thoroughly=False))
+            _in_a_thread(lambda: _stop_all(flow_run, flow, logger.info, thoroughly=False))
         raise
 
 
@@ -106,17 +107,22 @@ def _in_a_thread(work: Callable[[], Any]) -> None:
 
 
 async def _stop_all(
-    flow_run_id: UUID, flow: Flow[..., Any], tell: Callable[[str], None], *, thoroughly: bool
+    flow_run: FlowRun, flow: Flow[..., Any], tell: Callable[[str], None], *, thoroughly: bool
 ) -> None:
-    for submitted in await submitted_by(flow_run_id, flow):
+    for submitted in await submitted_by(flow_run.id, flow):
+        feed = Feed(submitted.base_url, flow.name, flow_run)
         try:
-            await _stop_submitted(submitted, tell, thoroughly=thoroughly)
+            await _stop_submitted(submitted, tell, feed.stopped, thoroughly=thoroughly)
         except TikMatrixError as err:
             tell(f"Jobs of {submitted.key} may go on, they could not be stopped: {err}")
 
 
 async def _stop_submitted(
-    submitted: Submitted, tell: Callable[[str], None], *, thoroughly: bool
+    submitted: Submitted,
+    tell: Callable[[str], None],
+    on_stopped: OnStopped,
+    *,
+    thoroughly: bool,
 ) -> None:
     block = TikMatrix(base_url=submitted.base_url)
     if submitted.block_name is not None:
@@ -128,6 +134,7 @@ async def _stop_submitted(
             submitted.batch,
             settle_seconds=block.settings.settle_seconds,
             revival_seconds=block.settings.failure_grace_seconds if thoroughly else 0,
+            on_stopped=on_stopped,
         )
     tell(f"Stopped jobs {_list(stopped.job_ids)}")
     if stopped.still_open:

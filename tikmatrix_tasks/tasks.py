@@ -27,6 +27,7 @@ from tikmatrix_tasks.errors import (
     TikMatrixError,
     WaitTimedOut,
 )
+from tikmatrix_tasks.feed import Feed, feed_of_wait, telling
 from tikmatrix_tasks.job_request import JobRequest
 from tikmatrix_tasks.jobs import (
     Account,
@@ -58,8 +59,12 @@ async def _check_license(tikmatrix: TikMatrix | None = None) -> License:
         NotSentError: nothing listens at the address, after about 21 s of trying.
     Source: TikMatrix docs, "Local API Overview", "Check API access".
     """
+    feed = _feed(tikmatrix)
     async with _client(tikmatrix) as client:
-        return await client.check_license()
+        with telling(feed):
+            license = await client.check_license()
+    feed.license(license)
+    return license
 
 
 check_license, acheck_license = twins(
@@ -224,19 +229,21 @@ async def _submit_jobs(
                 return kept
         client = await held.enter_async_context(block.get_client())
         await held.enter_async_context(_turn(settings.base_url))
-        batch = await submission.submit(
-            client,
-            request,
-            ledger or submission.MemoryLedger(),
-            patience=submission.Patience(
-                settle_seconds=settings.settle_seconds,
-                outage_budget_seconds=settings.outage_budget_seconds,
-            ),
-            on_doubt=on_doubt,
-            on_decision=logger.warning,
-        )
+        with telling(Feed.here(settings.base_url)):
+            batch = await submission.submit(
+                client,
+                request,
+                ledger or submission.MemoryLedger(),
+                patience=submission.Patience(
+                    settle_seconds=settings.settle_seconds,
+                    outage_budget_seconds=settings.outage_budget_seconds,
+                ),
+                on_doubt=on_doubt,
+                on_decision=logger.warning,
+            )
         if ledger is not None:
             await ledger.write_batch(batch)
+    Feed.here(settings.base_url).submitted(batch)
     ids = ", ".join(map(str, batch.job_ids))
     logger.info("Submitted %s: jobs %s", request, ids or "none")
     if batch.expected_jobs is not None and len(batch.job_ids) < batch.expected_jobs:
@@ -371,15 +378,20 @@ async def _wait_for_jobs(
         outage_budget_seconds=settings.outage_budget_seconds,
     )
     try:
-        report = await waiting.follow(
-            _watcher(tikmatrix),
-            batch,
-            pace,
-            timeout_seconds=timeout_seconds,
-            retry_failed=retry_failed,
-            retry=again,
-            on_change=get_run_logger().info,
-        )
+        async with feed_of_wait(settings.base_url, batch) as feed:
+            report = await waiting.follow(
+                _watcher(tikmatrix),
+                batch,
+                pace,
+                timeout_seconds=timeout_seconds,
+                retry_failed=retry_failed,
+                retry=again,
+                on_change=get_run_logger().info,
+                on_jobs=feed.jobs,
+                on_ended=feed.ended,
+                on_silence=feed.silence,
+            )
+            feed.over(report)
     except WaitTimedOut as late:
         ended = "were left running"
         if on_timeout == "stop":
@@ -395,7 +407,12 @@ async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
     async with _client(tikmatrix) as client:
         try:
             grace = _block(tikmatrix).settings.failure_grace_seconds
-            still_open = await job_actions.stop(client, batch.job_ids, revival_seconds=grace)
+            still_open = await job_actions.stop(
+                client,
+                batch.job_ids,
+                revival_seconds=grace,
+                on_stopped=_feed(tikmatrix).stopped,
+            )
         except TikMatrixError as err:
             return f"could not be stopped and may go on ({err})"
     ids = ", ".join(map(str, still_open))
@@ -520,6 +537,7 @@ async def _stop_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tuple
             client,
             _as_batch(jobs).job_ids,
             revival_seconds=_block(tikmatrix).settings.failure_grace_seconds,
+            on_stopped=_feed(tikmatrix).stopped,
         )
 
 
@@ -584,6 +602,10 @@ def _block(tikmatrix: TikMatrix | None) -> TikMatrix:
 def _watcher(tikmatrix: TikMatrix | None) -> Watcher:
     block = _block(tikmatrix)
     return shared_watcher(block.connection, block.get_client)
+
+
+def _feed(tikmatrix: TikMatrix | None) -> Feed:
+    return Feed.here(_block(tikmatrix).settings.base_url)
 
 
 def _client(tikmatrix: TikMatrix | None) -> TikMatrixClient:

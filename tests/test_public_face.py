@@ -58,6 +58,7 @@ ROOMS = (
     "client",
     "job_request",
     "scripts",
+    "redaction",
     "job_table",
     "jobs",
     "retries",

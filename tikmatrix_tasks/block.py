@@ -99,8 +99,10 @@ class TikMatrix(Block):
     def settings(self) -> TikMatrixSettings:
         """This block's fields, and for those left empty the settings."""
         names = TikMatrixSettings.model_fields
-        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return TikMatrixSettings(**own)
+        own = {name: getattr(self, name, None) for name in names}
+        return TikMatrixSettings(
+            **{name: value for name, value in own.items() if value is not None}
+        )
 
     @property
     def connection(self) -> tuple[object, ...]:
@@ -127,6 +129,7 @@ class TikMatrix(Block):
             headers={name: str(value) for name, value in headers.items()},
             verify_tls=self.verify_tls,
             read_secret=_read_secret_block,
+            redact=settings.redact,
         )
 
 

@@ -34,6 +34,7 @@ ROOMS = (
     "events",
     "observability",
     "parameters",
+    "parameter_errors",
     "records",
     "ledger",
     "file_lock",

@@ -10,7 +10,7 @@ from pydantic import Field
 from tikmatrix_tasks import Health, TikMatrix, complete, look_at_health
 
 
-@flow(name="check-health")
+@flow(name="check-health", flow_run_name="check health")
 def check_health(
     serials: Annotated[
         list[str] | None,

@@ -27,7 +27,7 @@ from tikmatrix_tasks.parameters import (
 )
 
 
-@flow(name="clean-up-jobs")
+@flow(name="clean-up-jobs", flow_run_name="clean up jobs")
 def clean_up_jobs(
     serials: SomePhones = None,
     script_name: ScriptName = None,

@@ -30,7 +30,7 @@ from tikmatrix_tasks.parameters import (
 
 
 @stop_jobs_on_cancel
-@flow(name="comment", flow_run_name=run_name("comment"))
+@flow(name="comment", flow_run_name=run_name("comment from"))
 def comment(
     serials: Phones = None,
     usernames: Accounts = None,

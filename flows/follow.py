@@ -30,7 +30,7 @@ from tikmatrix_tasks.parameters import (
 
 
 @stop_jobs_on_cancel
-@flow(name="follow", flow_run_name=run_name("follow"))
+@flow(name="follow", flow_run_name=run_name("follow from"))
 def follow(
     serials: Phones = None,
     usernames: Accounts = None,

@@ -41,7 +41,7 @@ from tikmatrix_tasks.parameters import (
 
 
 @stop_jobs_on_cancel
-@flow(name="follow-then-unfollow", flow_run_name=run_name("follow, then unfollow"))
+@flow(name="follow-then-unfollow", flow_run_name=run_name("follow, then unfollow, from"))
 def follow_then_unfollow(
     serials: Phones = None,
     usernames: Accounts = None,

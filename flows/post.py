@@ -23,7 +23,7 @@ from tikmatrix_tasks.parameters import (
 
 
 @stop_jobs_on_cancel
-@flow(name="post", flow_run_name=run_name("post"))
+@flow(name="post", flow_run_name=run_name("post on"))
 def post(
     serials: Phones = None,
     usernames: Accounts = None,

@@ -34,7 +34,7 @@ from tikmatrix_tasks.parameters import (
 
 
 @stop_jobs_on_cancel
-@flow(name="retry-failed-jobs")
+@flow(name="retry-failed-jobs", flow_run_name="retry failed jobs")
 def retry_failed_jobs(
     serials: SomePhones = None,
     script_name: ScriptName = None,

@@ -30,7 +30,7 @@ from tikmatrix_tasks.parameters import (
 
 
 @stop_jobs_on_cancel
-@flow(name="run-custom-script", flow_run_name=run_name("run custom script"))
+@flow(name="run-custom-script", flow_run_name=run_name("run custom script on"))
 def run_custom_script(
     serials: Phones = None,
     usernames: Accounts = None,

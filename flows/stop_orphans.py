@@ -20,7 +20,7 @@ from tikmatrix_tasks import (
 from tikmatrix_tasks.parameters import MaxLatenessMinutes, RecordDays, SomePhones
 
 
-@flow(name="stop-orphans")
+@flow(name="stop-orphans", flow_run_name="stop orphans")
 def stop_orphans(
     serials: SomePhones = None,
     over_for_minutes: Annotated[

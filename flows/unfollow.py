@@ -30,7 +30,7 @@ from tikmatrix_tasks.parameters import (
 
 
 @stop_jobs_on_cancel
-@flow(name="unfollow", flow_run_name=run_name("unfollow"))
+@flow(name="unfollow", flow_run_name=run_name("unfollow from"))
 def unfollow(
     serials: Phones = None,
     usernames: Accounts = None,

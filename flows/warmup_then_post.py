@@ -25,6 +25,7 @@ from tikmatrix_tasks import (
     check_license,
     conclude,
     count_of,
+    expect_jobs,
     phones_to_use,
     plan_jobs,
     reason_to_skip,
@@ -54,7 +55,7 @@ from tikmatrix_tasks.parameters import (
 
 
 @stop_jobs_on_cancel
-@flow(name="warmup-then-post", flow_run_name=run_name("warm up, then post"))
+@flow(name="warmup-then-post", flow_run_name=run_name("warm up, then post on"))
 def warmup_then_post(
     serials: Phones = None,
     usernames: Accounts = None,
@@ -103,7 +104,7 @@ def warmup_then_post(
         "tikmatrix": tikmatrix,
     }
     plan = plan_jobs(warmup, serials=serials, usernames=usernames, start_time=start_time, **options)
-    plan_jobs(post, serials=serials, usernames=usernames, **options)
+    posts = plan_jobs(post, serials=serials, usernames=usernames, **options)
     if dry_run:
         sentence = f"dry run: {plan}, then post where it completed; nothing was sent"
         return conclude(Report(), sentence, failed=False)
@@ -115,6 +116,7 @@ def warmup_then_post(
         free = phones_to_use(serials, when_busy, tikmatrix, timeout_seconds, usernames=usernames)
         if not free:
             return skip("every phone has open jobs already; nothing was sent")
+        expect_jobs(plan.least_jobs + posts.least_jobs)
         report = _warm_up_and_post(
             warmup,
             post,
@@ -129,11 +131,11 @@ def warmup_then_post(
     report += _posts_that(Outcome.NOT_STARTED, busy, "it had open jobs already")
 
     announce_ended(report, post.name, by_account=bool(usernames))
-    posts = Report(jobs=tuple(job for job in report.jobs if job.script_name == post.name))
+    posted = Report(jobs=tuple(job for job in report.jobs if job.script_name == post.name))
     unknown = any(job.outcome is Outcome.UNKNOWN for job in report.jobs)
-    failed = unknown or not posts.completed or (success == "all" and not posts.ok)
+    failed = unknown or not posted.completed or (success == "all" and not posted.ok)
     everyone = count_of(len(plan.owners), "account" if usernames else "phone")
-    return conclude(report, _sentence(posts, plan.owners, everyone), failed=failed)
+    return conclude(report, _sentence(posted, plan.owners, everyone), failed=failed)
 
 
 def _warm_up_and_post(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -195,6 +196,16 @@ def freeze_file(tikmatrix: SimulatorProcess) -> Path:
     return tikmatrix.log.with_suffix(".freeze")
 
 
+@dataclass(frozen=True)
+class Table:
+    description: str
+    rows: list[dict[str, Any]]
+
+    @property
+    def statuses(self) -> list[str]:
+        return sorted(row["status"] for row in self.rows)
+
+
 @dataclass
 class Run:
     """A flow run."""
@@ -247,6 +258,13 @@ class Run:
         body = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC"}
         lines = self.production.server.call("POST", "/logs/filter", body)
         return "\n".join(line["message"] for line in lines)
+
+    def table(self) -> Table:
+        """The table of the run's jobs, as the UI shows it."""
+        wanted = {"flow_run_id": {"any_": [self.id]}, "type": {"any_": ["table"]}}
+        body = {"artifacts": {"operator": "and_", **wanted}}
+        (table,) = self.production.server.call("POST", "/artifacts/filter", body)
+        return Table(table["description"], json.loads(table["data"]))
 
     def _read(self) -> dict[str, Any]:
         run: dict[str, Any] = self.production.server.call("GET", f"/flow_runs/{self.id}")

@@ -151,7 +151,7 @@ def test_by_http(elsewhere: Elsewhere) -> None:
     run = elsewhere.new_run_of("post", before)
     assert (run["state"]["type"], run["state"]["message"]) == (
         "COMPLETED",
-        "post: 1 of 1 job completed",
+        "1 of 1 posted",
     )
     assert len(elsewhere.runs_of("post")) == len(before) + 1
     assert elsewhere.posted_since(jobs) == ["phone-1"]
@@ -181,7 +181,7 @@ def test_from_another_flow_a_retry_starts_no_second_run(elsewhere: Elsewhere) ->
             raise RuntimeError("something else failed")
 
     parent()
-    assert attempts == ["post: 1 of 1 job completed"] * 2
+    assert attempts == ["1 of 1 posted"] * 2
     assert len(elsewhere.runs_of("post")) == len(before) + 1
     assert elsewhere.posted_since(jobs) == ["phone-2"]
 
@@ -208,7 +208,7 @@ def test_by_an_event(elsewhere: Elsewhere) -> None:
     warm_up(serials=["phone-1", "phone-2"], warmup=warmup, tikmatrix=tikmatrix)
     run = elsewhere.new_run_of("post", before)
     assert run["parameters"]["serials"] == ["phone-1"]
-    assert run["state"]["message"] == "post: 1 of 1 job completed"
+    assert run["state"]["message"] == "1 of 1 posted"
     assert len(elsewhere.runs_of("post")) == len(before) + 1
     assert elsewhere.posted_since(jobs) == ["phone-1", "phone-2"]
 

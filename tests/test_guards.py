@@ -134,7 +134,7 @@ def test_the_scheduler_fired_twice_and_one_run_posts(slots: Slots, simulator: Si
     assert "the scheduler fired twice for one slot" in (skipped.message or "")
     assert first.name in (skipped.message or "")
     assert len(simulator.requests) == 0
-    assert start(first).message == "post: 1 of 1 job completed"
+    assert start(first).message == "1 of 1 posted"
     assert start(slots.fire()).name == "Skipped", "a third, when the first has ended"
     assert len(simulator.jobs) == 1
 
@@ -145,7 +145,7 @@ def test_where_the_first_never_began_the_second_does_the_work(
 ) -> None:
     first, second = slots.fire(), slots.fire()
     end(first, became)
-    assert start(second).message == "post: 1 of 1 job completed"
+    assert start(second).message == "1 of 1 posted"
     assert len(simulator.jobs) == 1
 
 
@@ -162,7 +162,7 @@ def test_a_run_that_has_submitted_goes_on_when_it_is_tried_again(
         prefect.set_flow_run_state(first.id, Running(), force=True)
     (job,) = simulator.jobs
     simulator.engine.operator_retry(job.id)
-    assert start(second, over=Crashed()).message == "post: 1 of 1 job completed"
+    assert start(second, over=Crashed()).message == "1 of 1 posted"
     assert len(simulator.jobs) == 1
 
 
@@ -285,9 +285,7 @@ def test_busy_phones_are_left_out_and_named(start_simulator: StartSimulator) -> 
         "return_state": True,
     }
     state = post(serials=PHONES, **arguments)
-    assert state.message == (
-        "post: 2 of 2 jobs completed; left out, because they had open jobs: phone-2"
-    )
+    assert state.message == ("2 of 2 posted; left out, because they had open jobs: phone-2")
     busy_for(simulator, serials=["phone-1"])
     state = post(serials=["phone-1"], **arguments)
     assert state.name == "Skipped"
@@ -371,7 +369,7 @@ def test_a_run_that_fails_leaves_the_phones_free(
     simulator.engine.fail_next(times=2)
     assert warm_up(warmup=AccountWarmup(task_duration=30), **arguments).is_failed()
     state = post(**arguments)
-    assert state.message == "post: 2 of 2 jobs completed"
+    assert state.message == "2 of 2 posted"
 
 
 def test_phones_in_use_are_waited_for_until_the_deadline(

@@ -7,6 +7,7 @@ that suffer the same are made to suffer it side by side, because most of the tim
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -179,7 +180,8 @@ def test_a_killed_and_retried_run_creates_each_job_once(
 ) -> None:
     """Wherever the power fails, no phone does the same twice, and one reads why.
 
-    A crash leaves jobs running: they belong to the run that goes on.
+    A crash leaves jobs running: they belong to the run that goes on. What was last known of them,
+    and when, stands in the table.
     """
 
     def crash_and_retry(crash: Crash) -> None:
@@ -189,13 +191,23 @@ def test_a_killed_and_retried_run_creates_each_job_once(
             freeze.touch()
         run = production.start(f"{FLOWS}:{crash.flow}", tikmatrix, serials=TWO_PHONES)
         run.until(crash.at.__name__, lambda: crash.at(run, tikmatrix))
+        if crash.at is is_in_the_wait:
+            run.until("the table shows it", lambda: run.table().statuses == ["running"] * 2)
         run.kill_and_see_it_crash()
         assert tikmatrix.statuses() == [RUNNING] * crash.existing
+        if crash.at is is_in_the_wait:
+            left = run.table()
+            assert left.statuses == ["running"] * 2
+            assert re.match(
+                r"As of 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC: 0 of 2 jobs have ended, 2 running",
+                left.description,
+            )
         freeze.unlink(missing_ok=True)
         run.retry()
         run.until_it_is("Completed")
         assert tikmatrix.jobs() == [(serial, "account_warmup") for serial in TWO_PHONES]
         assert tikmatrix.statuses() == [COMPLETED] * 2
+        assert run.table().statuses == ["completed"] * 2
         run.until(f"the log says {crash.said!r}", lambda: crash.said in run.log())
 
     side_by_side(*(partial(crash_and_retry, crash) for crash in crashes))
@@ -211,6 +223,7 @@ def see_that_nothing_is_left(run: Run, tikmatrix: SimulatorProcess, called_at: f
     run.until("no job is pending or running", lambda: nothing_is_open(tikmatrix), left)
     run.until_it_is("Cancelled")
     assert nothing_is_open(tikmatrix)
+    run.until("the table shows it", lambda: {*run.table().statuses} <= {"failed", "gone"})
 
 
 def test_cancel_stops_what_threads_wait_for(
@@ -270,6 +283,7 @@ def test_a_wait_outlives_a_restart_of_tikmatrix(
     tikmatrix.kill()
     tikmatrix.start()
     run.until_it_is("Completed")
+    assert run.table().statuses == ["completed"] * 2
     assert tikmatrix.jobs() == [(serial, "account_warmup") for serial in TWO_PHONES]
     assert tikmatrix.statuses() == [COMPLETED] * 2
 
@@ -285,4 +299,5 @@ def test_a_wait_outlives_a_restart_of_prefect(
     production.server.start()
     assert tikmatrix.statuses() == [RUNNING] * 2
     run.until_it_is("Completed")
+    assert run.table().statuses == ["completed"] * 2
     assert tikmatrix.jobs() == [(serial, "account_warmup") for serial in TWO_PHONES]

@@ -37,6 +37,13 @@ from tikmatrix_tasks.simulator import Dialect, Simulator
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
 POST_URL = "https://www.tiktok.com/@a/video/1"
+DONE = {
+    "post": "posted",
+    "follow": "followed",
+    "unfollow": "unfollowed",
+    "comment": "commented",
+    "account_warmup": "warmed up",
+}
 FLOWS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "post": (post, {"post": Post(captions="Hi", material_list=["C:/v.mp4"])}),
     "follow": (follow, {"follow": Follow(target_users=["x", "y"])}),
@@ -67,7 +74,9 @@ def test_each_script_has_a_flow(start_simulator: StartSimulator, script_name: st
     assert (body["script_name"], body["serials"]) == (script_name, PHONES)
     targets = 2 if script_name in ("follow", "unfollow") else 1
     count = len(PHONES) * targets
-    assert state.message == f"{script_name}: {count} of {count} jobs completed"
+    done = DONE.get(script_name)
+    told = f"{count} of {count} {done}" if done else f"{script_name}: {count} of {count} completed"
+    assert state.message == told
     assert len(simulator.jobs) == count
 
 
@@ -146,7 +155,7 @@ def test_the_success_rule_decides(simulator: Simulator, success: str, failed: bo
     simulator.engine.fail_next(serial="phone-2", remark="upload timed out")
     state = run("post", simulator, success=success)
     assert state.is_failed() is failed
-    assert state.message == ("post: 2 of 3 jobs completed; phone-2: post failed (upload timed out)")
+    assert state.message == ("2 of 3 posted; phone-2: upload timed out")
     if failed:
         with pytest.raises(JobsFailed) as end:
             state.result()
@@ -165,7 +174,7 @@ def test_many_failures_leave_the_state_readable(start_simulator: StartSimulator)
 def test_what_failed_is_run_again(simulator: Simulator) -> None:
     simulator.engine.fail_next(serial="phone-2")
     state = run("post", simulator, retry_failed=1)
-    assert state.message == "post: 3 of 3 jobs completed"
+    assert state.message == "3 of 3 posted"
     assert len(simulator.jobs) == 3
 
 
@@ -193,7 +202,7 @@ def test_a_tikmatrix_that_went_away_fails_the_run(start_simulator: StartSimulato
 
 def test_a_lost_reply_posts_once(simulator: Simulator) -> None:
     simulator.faults.lose_reply("POST /task")
-    assert run("post", simulator).message == "post: 3 of 3 jobs completed"
+    assert run("post", simulator).message == "3 of 3 posted"
     assert len(simulator.jobs) == 3
 
 
@@ -214,13 +223,17 @@ def test_a_starter_plan_fails_before_any_job_is_created(start_simulator: StartSi
 
 def test_accounts_instead_of_phones(simulator: Simulator) -> None:
     state = run("follow", simulator, serials=None, usernames=["user-1a", "user-3a"])
-    assert state.message == "follow: 4 of 4 jobs completed"
+    assert state.message == "4 of 4 followed"
     assert {job.username for job in simulator.jobs} == {"user-1a", "user-3a"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [({}, "follow: 3 phones"), ({"serials": None, "usernames": ["user-1a"]}, "follow: 1 account")],
+    [
+        ({}, "follow from 3 phones"),
+        ({"serials": ["phone-2"]}, "follow from phone-2"),
+        ({"serials": None, "usernames": ["user-1a"]}, "follow from user-1a"),
+    ],
 )
 def test_a_run_is_named_after_what_it_acts_on(
     simulator: Simulator, arguments: dict[str, Any], name: str

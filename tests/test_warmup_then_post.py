@@ -199,7 +199,7 @@ async def test_the_run_graph_shows_a_lane_for_each_phone(simulator: Simulator) -
     assert parents(by_name["find each phone's jobs"]) == {"submit account_warmup on 3 phones"}
     async with get_client() as client:
         flow_run = await client.read_flow_run(state.state_details.flow_run_id)  # type: ignore[arg-type]  # it has one
-    assert flow_run.name == "warm up, then post: 3 phones"
+    assert flow_run.name == "warm up, then post on 3 phones"
 
 
 def test_a_starter_plan_fails_before_any_job_is_created(start_simulator: StartSimulator) -> None:

@@ -54,7 +54,14 @@ from tikmatrix_tasks.jobs import (
     Report,
     Stats,
 )
-from tikmatrix_tasks.observability import complete, conclude, count_of, report_of, run_name
+from tikmatrix_tasks.observability import (
+    complete,
+    conclude,
+    count_of,
+    expect_jobs,
+    report_of,
+    run_name,
+)
 from tikmatrix_tasks.post_table import read_post_table
 from tikmatrix_tasks.script_flow import run_script_flow
 from tikmatrix_tasks.scripts import (
@@ -183,6 +190,7 @@ __all__ = [
     "delete_finished_jobs",
     "delete_jobs",
     "exclusive_phones",
+    "expect_jobs",
     "find_failed_jobs",
     "find_finished_jobs",
     "find_orphans",

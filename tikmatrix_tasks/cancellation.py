@@ -24,9 +24,12 @@ from prefect.logging.loggers import flow_run_logger
 
 from tikmatrix_tasks import background
 from tikmatrix_tasks.block import TikMatrix
+from tikmatrix_tasks.board import Board
+from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import TikMatrixError
 from tikmatrix_tasks.job_actions import stop_submitted
 from tikmatrix_tasks.ledger import Submitted, submitted_by
+from tikmatrix_tasks.rows import reports_on
 from tikmatrix_tasks.runs import outermost_run
 
 F = TypeVar("F", bound=Flow[..., Any])
@@ -68,7 +71,7 @@ def stop_jobs_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any])
     The parameters must have these names: Prefect calls hooks by them.
     """
     logger = flow_run_logger(flow_run, flow)
-    _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info, thoroughly=True))
+    _in_a_thread(lambda: _stop_all(flow_run, flow, logger.info, thoroughly=True))
 
 
 @contextmanager
@@ -82,7 +85,7 @@ def _stopping_jobs(flow: Flow[..., Any]) -> Iterator[None]:
             logger.info("Cancelled: stopping this run's jobs")
             background.close()  # wakes every thread that waits, and lets no submission begin
             # Quickly, as Prefect kills the process 30 s after the signal; the hook comes after.
-            _in_a_thread(lambda: _stop_all(flow_run.id, flow, logger.info, thoroughly=False))
+            _in_a_thread(lambda: _stop_all(flow_run, flow, logger.info, thoroughly=False))
         raise
 
 
@@ -106,29 +109,43 @@ def _in_a_thread(work: Callable[[], Any]) -> None:
 
 
 async def _stop_all(
-    flow_run_id: UUID, flow: Flow[..., Any], tell: Callable[[str], None], *, thoroughly: bool
+    flow_run: FlowRun, flow: Flow[..., Any], tell: Callable[[str], None], *, thoroughly: bool
 ) -> None:
-    for submitted in await submitted_by(flow_run_id, flow):
-        try:
-            await _stop_submitted(submitted, tell, thoroughly=thoroughly)
-        except TikMatrixError as err:
-            tell(f"Jobs of {submitted.key} may go on, they could not be stopped: {err}")
+    """Stop what a run submitted, then show on a board of its own what became of it."""
+    board = Board(flow_run)
+    for submitted in await submitted_by(flow_run.id, flow):
+        block = TikMatrix(base_url=submitted.base_url)
+        if submitted.block_name is not None:
+            block = await TikMatrix.aload(submitted.block_name)
+        async with block.get_client() as client:
+            try:
+                await _stop_submitted(client, block, submitted, tell, thoroughly=thoroughly)
+                if submitted.batch is not None:
+                    board.saw(
+                        await reports_on(client, submitted.batch),
+                        by_account=submitted.batch.by_account,
+                    )
+            except TikMatrixError as err:
+                tell(f"Jobs of {submitted.key} may go on, they could not be stopped: {err}")
+    if board.rows:
+        await board.write()
 
 
 async def _stop_submitted(
-    submitted: Submitted, tell: Callable[[str], None], *, thoroughly: bool
+    client: TikMatrixClient,
+    block: TikMatrix,
+    submitted: Submitted,
+    tell: Callable[[str], None],
+    *,
+    thoroughly: bool,
 ) -> None:
-    block = TikMatrix(base_url=submitted.base_url)
-    if submitted.block_name is not None:
-        block = await TikMatrix.aload(submitted.block_name)
-    async with block.get_client() as client:
-        stopped = await stop_submitted(
-            client,
-            submitted.intent,
-            submitted.batch,
-            settle_seconds=block.settings.settle_seconds,
-            revival_seconds=block.settings.failure_grace_seconds if thoroughly else 0,
-        )
+    stopped = await stop_submitted(
+        client,
+        submitted.intent,
+        submitted.batch,
+        settle_seconds=block.settings.settle_seconds,
+        revival_seconds=block.settings.failure_grace_seconds if thoroughly else 0,
+    )
     tell(f"Stopped jobs {_list(stopped.job_ids)}")
     if stopped.still_open:
         tell(f"Jobs {_list(stopped.still_open)} still show as open; look at them in TikMatrix")

@@ -266,14 +266,7 @@ class _Choice:
         if why_not is not None:
             self._left_alone[why_not] += 1
             return
-        self.jobs[row.id] = JobReport(
-            job_id=row.id,
-            script_name=row.script_name,
-            outcome=Outcome(row.known_status.name.lower()),
-            owner=row.serial or row.username,
-            remark=row.remark,
-            retry_count=row.retry_count,
-        )
+        self.jobs[row.id] = row.report(row.serial or row.username)
 
     def selection(self, unresolved: tuple[str, ...] = ()) -> Selection:
         jobs = tuple(self.jobs[job_id] for job_id in sorted(self.jobs))

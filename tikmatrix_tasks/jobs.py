@@ -113,6 +113,31 @@ class Job(Received):
         name = (self.script_args or {}).get("username")
         return str(name) if name else None
 
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran, where the row tells."""
+        if self.start_time is None or self.end_time is None:
+            return None
+        return (self.end_time - self.start_time).total_seconds()
+
+    def report(self, owner: str | None, script_name: str | None = None) -> JobReport:
+        """How it stands by this row, for its owner; `script_name` is what was asked for.
+
+        Raises:
+            UnknownJobStatus: its status is not a documented one.
+        """
+        return JobReport(
+            job_id=self.id,
+            script_name=script_name or self.script_name,
+            outcome=Outcome(self.known_status.name.lower()),
+            owner=owner,
+            serial=self.serial,
+            username=self.username,
+            remark=self.remark,
+            retry_count=self.retry_count,
+            seconds=self.seconds,
+        )
+
 
 class JobPage(Received):
     """One page of jobs. `total` is None where TikMatrix does not say."""

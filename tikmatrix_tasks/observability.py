@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from tikmatrix_tasks.background import run_blocking
+from tikmatrix_tasks.board import board_of
 from tikmatrix_tasks.errors import EndedBadly, JobsFailed, TikMatrixError
 from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
+from tikmatrix_tasks.runs import outermost_run
 
 R = TypeVar("R")
 
@@ -22,13 +25,16 @@ def count_of(number: int, thing: str) -> str:
 
 
 def run_name(what: str) -> Callable[[], str]:
-    """For `flow_run_name` of a flow with the shared parameters: `post: 3 phones`."""
+    """For `flow_run_name` of a flow with the shared parameters.
+
+    `run_name("post on")` is `post on 3 phones`, or `post on phone-4`.
+    """
 
     def name() -> str:
         parameters = flow_run.parameters
-        if parameters.get("usernames"):
-            return f"{what}: {count_of(len(parameters['usernames']), 'account')}"
-        return f"{what}: {count_of(len(parameters.get('serials') or ()), 'phone')}"
+        thing = "account" if parameters.get("usernames") else "phone"
+        owners: Sequence[str] = parameters.get("usernames") or parameters.get("serials") or []
+        return f"{what} {owners[0] if len(owners) == 1 else count_of(len(owners), thing)}"
 
     return name
 
@@ -71,12 +77,29 @@ def complete(result: R, sentence: str, *, name: str | None = None) -> R:
     return cast("R", Completed(message=sentence, data=result, name=name or "Completed"))
 
 
+def expect_jobs(number: int) -> None:
+    """Say how many jobs this flow run is going to have in all, so that its progress can tell.
+
+    Without it the jobs that exist count, and progress falls back where more are created later.
+    """
+    run = outermost_run()
+    if run is not None:
+        run_blocking(_expect(run, number))
+
+
+async def _expect(run: FlowRun, number: int) -> None:
+    board_of(run).expect(number)
+
+
 def conclude(report: Report, sentence: str, *, failed: bool) -> Report:
-    """End a flow run: its state shows the sentence, and its result is the report.
+    """End a flow run: its state shows the sentence, its result is the report, and its summary both.
 
     Return what this returns. Prefect unwraps it: the caller of the flow gets the report, or
     `JobsFailed` with the report when the run failed.
     """
+    run = outermost_run()
+    if run is not None:
+        run_blocking(board_of(run).conclude(report, sentence))
     state: State[Any] = (
         Failed(message=sentence, data=JobsFailed(sentence, report))
         if failed

@@ -12,7 +12,7 @@ from tikmatrix_tasks.errors import (
     NotSentError,
     TikMatrixError,
 )
-from tikmatrix_tasks.jobs import Batch, Job, JobStatus
+from tikmatrix_tasks.jobs import Batch, Job, JobReport, JobStatus, Outcome
 
 NEW_JOB_GRACE_SECONDS = 10.0
 """How long a job may answer 40401 after it was created; TikMatrix picks jobs up within 10 s."""
@@ -57,6 +57,23 @@ async def read_rows(
             except TikMatrixError as err:
                 rows[job_id] = err
     return rows
+
+
+async def reports_on(client: TikMatrixClient, batch: Batch) -> list[JobReport]:
+    """How each job of a batch stands now; those whose rows could not be read are left out.
+
+    Raises:
+        NotSentError: nothing listens at the address.
+        UnknownJobStatus: a row shows a status that nobody documented.
+    """
+    rows = await read_rows(client, batch.job_ids, batch.script_name)
+    return [
+        JobReport(job_id=job_id, script_name=batch.script_name, outcome=Outcome.GONE)
+        if row is None
+        else row.report(owner_of(row, batch), batch.script_name)
+        for job_id, row in rows.items()
+        if not isinstance(row, TikMatrixError)
+    ]
 
 
 def owner_of(job: Job, batch: Batch) -> str | None:

@@ -10,11 +10,19 @@ from tikmatrix_tasks.errors import EndedBadly, TikMatrixUnreachable
 from tikmatrix_tasks.events import announce_ended
 from tikmatrix_tasks.guards import exclusive_phones as phones_alone
 from tikmatrix_tasks.guards import phones_to_use, reason_to_skip, skip
-from tikmatrix_tasks.jobs import Outcome, Report
+from tikmatrix_tasks.jobs import JobReport, Outcome, Report
 from tikmatrix_tasks.observability import conclude, count_of
 from tikmatrix_tasks.scripts import Script
 from tikmatrix_tasks.tasks import check_license, plan_jobs, submit_jobs, wait_for_jobs
 
+DONE = {
+    "post": "posted",
+    "follow": "followed",
+    "unfollow": "unfollowed",
+    "comment": "commented",
+    "account_warmup": "warmed up",
+}
+"""What a script has done where its job completed; of any other it is said by name."""
 MOST_REASONS = 10
 """How many jobs a run's state names; its report has all."""
 
@@ -90,8 +98,17 @@ def _counts_as_failed(report: Report, success: Literal["any", "all"]) -> bool:
 
 
 def _sentence(script: Script, report: Report) -> str:
-    """`follow: 5 of 6 jobs completed; phone-2: follow failed (element not found)`."""
-    completed = f"{len(report.completed)} of {count_of(len(report.jobs), 'job')} completed"
+    """`11 of 12 posted; phone-4: upload timed out`."""
+    done = DONE.get(script.name)
+    told = f"{len(report.completed)} of {len(report.jobs)} {done or 'completed'}"
     bad = report.not_completed
     more = [f"and {len(bad) - MOST_REASONS} more"] if len(bad) > MOST_REASONS else []
-    return "; ".join([f"{script.name}: {completed}", *map(str, bad[:MOST_REASONS]), *more])
+    whole = "; ".join([told, *map(_became, bad[:MOST_REASONS]), *more])
+    return whole if done else f"{script.name}: {whole}"
+
+
+def _became(job: JobReport) -> str:
+    who = job.owner or f"job {job.job_id}"
+    if job.outcome is Outcome.FAILED:
+        return f"{who}: {job.remark or 'failed'}"
+    return f"{who}: {job.outcome.value}" + (f" ({job.remark})" if job.remark else "")

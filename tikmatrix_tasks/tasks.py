@@ -20,6 +20,7 @@ from prefect.futures import PrefectFuture
 from tikmatrix_tasks import job_actions, rows, submission, waiting
 from tikmatrix_tasks.background import BLOCKED_SECONDS
 from tikmatrix_tasks.block import TikMatrix
+from tikmatrix_tasks.board import shown_on_board
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import (
     InvalidRequest,
@@ -32,6 +33,7 @@ from tikmatrix_tasks.jobs import (
     Account,
     Batch,
     Job,
+    JobReport,
     JobStatus,
     License,
     Report,
@@ -379,21 +381,26 @@ async def _wait_for_jobs(
         failure_grace_seconds=settings.failure_grace_seconds,
         outage_budget_seconds=settings.outage_budget_seconds,
     )
-    try:
-        report = await waiting.follow(
-            _watcher(tikmatrix),
-            batch,
-            pace,
-            timeout_seconds=timeout_seconds,
-            retry_failed=retry_failed,
-            retry=again,
-            on_change=get_run_logger().info,
-        )
-    except WaitTimedOut as late:
-        ended = "were left running"
-        if on_timeout == "stop":
-            ended = await _stop_overdue(batch, tikmatrix)
-        raise WaitTimedOut(f"{late}; the open jobs {ended}", late.report) from late
+    watcher = _watcher(tikmatrix)
+    async with shown_on_board(batch, lambda: watcher.answered_at) as shown:
+        try:
+            report = await waiting.follow(
+                watcher,
+                batch,
+                pace,
+                timeout_seconds=timeout_seconds,
+                retry_failed=retry_failed,
+                retry=again,
+                on_change=get_run_logger().info,
+                on_jobs=shown.saw,
+                on_silence=shown.silent,
+            )
+        except WaitTimedOut as late:
+            ended = "were left running"
+            if on_timeout == "stop":
+                ended = await _stop_overdue(batch, tikmatrix)
+                shown.saw(await _look_again(batch, tikmatrix))
+            raise WaitTimedOut(f"{late}; the open jobs {ended}", late.report) from late
     if fail_on != "never" and not report.ok and (fail_on == "any" or not report.completed):
         raise JobsFailed(str(report), report)
     return report
@@ -409,6 +416,14 @@ async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
             return f"could not be stopped and may go on ({err})"
     ids = ", ".join(map(str, still_open))
     return f"were stopped, but {ids} still show as open" if ids else "were stopped"
+
+
+async def _look_again(batch: Batch, tikmatrix: TikMatrix | None) -> list[JobReport]:
+    async with _client(tikmatrix) as client:
+        try:
+            return await rows.reports_on(client, batch)
+        except TikMatrixError:
+            return []
 
 
 wait_for_jobs, await_for_jobs = twins(

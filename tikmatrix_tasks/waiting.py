@@ -117,7 +117,6 @@ class _Seen:
 
     @classmethod
     def of(cls, job: Job, batch: Batch) -> _Seen:
-        ran = job.end_time - job.start_time if job.start_time and job.end_time else None
         return cls(
             status=job.known_status,
             mark=job.mark,
@@ -127,7 +126,7 @@ class _Seen:
             script_name=job.script_name,
             remark=job.remark,
             retry_count=job.retry_count,
-            seconds=None if ran is None else ran.total_seconds(),
+            seconds=job.seconds,
         )
 
 

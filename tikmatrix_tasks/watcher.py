@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 
 from tikmatrix_tasks.cadence import Cadence
 from tikmatrix_tasks.client import TikMatrixClient
@@ -100,6 +101,8 @@ class Watcher:
 
     def __init__(self, open_client: Callable[[], TikMatrixClient]) -> None:
         self.tracker = Tracker()
+        self.answered_at: datetime | None = None
+        """When TikMatrix last answered a look, by this machine's clock."""
         self._open_client = open_client
         self._watches: list[Watch] = []
         self._held: Counter[int] = Counter()
@@ -197,6 +200,8 @@ class Watcher:
         look = await self.tracker.look(client, whole=bool(hurried))
         now = asyncio.get_running_loop().time()
         was_failing, self._failing = self._failing, look.failure is not None
+        if not self._failing:
+            self.answered_at = datetime.now(timezone.utc)
         for watch in self._watches:
             rows = {job_id: row for job_id, row in look.rows.items() if job_id in watch.job_ids}
             moved = any(isinstance(row, Job) for row in rows.values())

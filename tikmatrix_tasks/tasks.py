@@ -42,11 +42,14 @@ from tikmatrix_tasks.jobs import (
     tell_ids,
 )
 from tikmatrix_tasks.ledger import RunLedger, Submitted
+from tikmatrix_tasks.parameter_errors import keep_parameters_out_of_logs
 from tikmatrix_tasks.runs import outermost_run, place_of
 from tikmatrix_tasks.scripts import Script
 from tikmatrix_tasks.submission_keys import once_submission_key, submission_key
 from tikmatrix_tasks.twins import CREATES, NO_RETRIES, READS, REMOVES, twins
 from tikmatrix_tasks.watcher import Watcher, shared_watcher
+
+keep_parameters_out_of_logs()
 
 Jobs = Batch | Sequence[int]
 
@@ -106,7 +109,13 @@ async def _list_jobs(
     return jobs
 
 
-list_jobs, alist_jobs = twins("list_jobs", _list_jobs, task_run_name="list jobs", **READS)
+list_jobs, alist_jobs = twins(
+    "list_jobs",
+    _list_jobs,
+    task_run_name="list jobs",
+    persist_result=False,  # rows hold the settings of jobs, anybody's
+    **READS,
+)
 
 
 async def _list_accounts(

@@ -25,8 +25,19 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import flow_run
 
 from flows.daily_summary import daily_summary
+from flows.retry_failed_jobs import retry_failed_jobs
+from flows.warmup_then_post import warmup_then_post
+from tests.conftest import StartSimulator, block_for
 from tests.test_command import command
-from tikmatrix_tasks import Figures, History, InvalidRequest, Outcome, read_history
+from tikmatrix_tasks import (
+    AccountWarmup,
+    Figures,
+    History,
+    InvalidRequest,
+    Outcome,
+    Post,
+    read_history,
+)
 from tikmatrix_tasks.cli import main
 from tikmatrix_tasks.figures import each_job_once, history_of
 from tikmatrix_tasks.job_table import TABLE, Row, artifact_key
@@ -334,6 +345,39 @@ def test_bad_input_is_refused_by_name(given: dict[str, Any], field: str) -> None
     with pytest.raises(InvalidRequest) as refused:
         read_history(**given)
     assert refused.value.field == field
+
+
+def test_jobs_of_real_flow_runs_are_in_the_history(
+    prefect_api: str, start_simulator: StartSimulator, phone: str
+) -> None:
+    """A job that failed, was run again and completed is one job, and it completed."""
+    other = f"{phone}-b"
+    simulator = start_simulator(phones=(phone, other))
+    simulator.engine.fail_next(serial=other, script_name="post", remark="upload timed out")
+    tikmatrix = block_for(simulator.base_url)
+    today = datetime.now().astimezone().date()
+    warmup_then_post(
+        serials=[phone, other],
+        warmup=AccountWarmup(task_duration=600),
+        post=Post(material_list=["C:/v.mp4"]),
+        tikmatrix=tikmatrix,
+    )
+    told = read_history(day=today, serials=[phone, other])
+    assert [
+        (line.phone, line.script, line.now.completed, line.now.failed, line.now.remarks)
+        for line in told.each
+    ] == [
+        (phone, "account_warmup", 1, 0, ()),
+        (phone, "post", 1, 0, ()),
+        (other, "account_warmup", 1, 0, ()),
+        (other, "post", 0, 1, (("upload timed out", 1),)),
+    ]
+    assert (told.each[0].now.median or timedelta()) >= timedelta(seconds=600)
+    retry_failed_jobs(tikmatrix=tikmatrix)
+    again = read_history(day=today, serials=[phone, other])
+    assert (again.total.now.jobs, again.total.now.percent) == (4, 100)
+    of_retry = read_history(day=today, serials=[other], flow_name="retry-failed-jobs")
+    assert of_retry.total.now.completed == 1
 
 
 # The flow

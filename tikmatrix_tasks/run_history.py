@@ -35,6 +35,9 @@ from tikmatrix_tasks.figures import WEEK_DAYS, History, day_of, history_of
 from tikmatrix_tasks.job_table import TABLE, Row
 
 MOST_DAYS = 366
+KNOWN_AGAIN_DAYS = 7
+"""How long before the week before tables are read: a job that a later run looked at again, such as
+one that failed and was not run again, is to count on the day it ended."""
 _PAGE = 200  # the most that Prefect's API gives at once
 _TABLES = ArtifactFilter(
     key=ArtifactFilterKey(like_=f"{TABLE}%"), type=ArtifactFilterType(any_=["table"])
@@ -66,7 +69,7 @@ def read_history(
     zone = zone_of(time_zone)
     last = day or _day_before(zone)
     first = last - timedelta(days=days - 1)
-    since = _midnight(first - timedelta(days=WEEK_DAYS), zone)
+    since = _midnight(first - timedelta(days=WEEK_DAYS + KNOWN_AGAIN_DAYS), zone)
     return history_of(
         _tables(since, flow_name, deployment_name),
         first,

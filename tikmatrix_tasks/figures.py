@@ -181,7 +181,7 @@ class History(BaseModel):
         rest = len(failed) - len(named)
         if rest:
             others = sum(failed.values()) - sum(count for _, count in named)
-            parts.append(f"{others} more failed on {count_of(rest, 'phone')}")
+            parts.append(f"{others} more failed on {count_of(rest, 'other phone')}")
         return parts
 
 

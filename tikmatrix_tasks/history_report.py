@@ -14,6 +14,7 @@ from prefect.runtime import deployment, flow_run
 from tikmatrix_tasks.drawing import bar, line, picture, text
 from tikmatrix_tasks.figures import Figures, History, HistoryLine
 from tikmatrix_tasks.job_table import artifact_key, in_hours
+from tikmatrix_tasks.summary import plain
 
 TABLE = "tikmatrix-history"
 PLOT = "tikmatrix-history-plot"
@@ -35,7 +36,7 @@ def show_history(history: History) -> None:
 
     Each has one key for each deployment, so that the earlier ones can be paged through.
     """
-    about = str(history)
+    about = plain(str(history))
     rows = [in_words(line) for line in history.each]
     with get_client(sync_client=True) as prefect:
 
@@ -93,7 +94,7 @@ def in_numbers(line: HistoryLine) -> dict[str, Any]:
 
 def plot(history: History) -> str:
     """The Markdown of two pictures: the days with the week before, and the phones."""
-    parts = [str(history)]
+    parts = [plain(str(history))]
     days = [*history.week_before, *((line.day or history.first, line.now) for line in history.days)]
     if any(map(_all, (figures for _, figures in days))):
         labels = [f"{day:%a %d %b}" for day, _ in days]
@@ -113,7 +114,7 @@ def _columns(labels: Sequence[str], columns: Sequence[Figures], first: int) -> s
     most = max(map(_all, columns))
     scale, bottom = _HEIGHT / most, _TOP + _HEIGHT
     every = max(round(_LABEL / space + 0.5), 1)  # not every day's label has room
-    parts = _legend()
+    parts = _legend(columns)
     for count in sorted({most, most // 2}):
         y = bottom - count * scale
         parts += [line(_LEFT, y, _WIDTH - _RIGHT, y)]
@@ -145,7 +146,7 @@ def _lanes(phones: dict[str, list[Figures]]) -> str:
         worst = sorted(sums, key=lambda phone: sums[phone]["completed"] - sum(sums[phone].values()))
         shown = [phone for phone in sums if phone in worst[:MOST_PHONES]]
     scale = (_WIDTH - _LEFT - _RIGHT) / max(sum(sums[phone].values()) for phone in shown)
-    top, parts = 40.0, _legend()
+    top, parts = 40.0, _legend([one for figures in phones.values() for one in figures])
     for phone in shown:
         x = _LEFT
         short = phone if len(phone) <= _LONGEST_NAME else f"{phone[: _LONGEST_NAME - 1]}…"
@@ -156,7 +157,8 @@ def _lanes(phones: dict[str, list[Figures]]) -> str:
                 title = f"{phone}: {count} {name}"
                 parts.append(bar(x, top + 3, width, _LANE - 6, _COLOURS[name], title))
             x += width
-        told = f"{sums[phone]['completed']} of {sum(sums[phone].values())}"
+        ended = sum(figures.jobs for figures in phones[phone])
+        told = f"{sums[phone]['completed']} of {ended}" if ended else "none ended"
         parts.append(text(x + 8, top + 14, told, size=11))
         top += _LANE
     if len(sums) > len(shown):
@@ -180,11 +182,13 @@ def _all(figures: Figures) -> int:
     return sum(_parts(figures).values())
 
 
-def _legend() -> list[str]:
+def _legend(figures: Sequence[Figures]) -> list[str]:
+    """What the colours mean that occur."""
     parts, x = [], _LEFT
-    for name, colour in _COLOURS.items():
-        parts += [bar(x, 12, 14, 14, colour), text(x + 20, 24, name)]
-        x += 44 + len(name) * 7
+    for name, count in _sum(figures).items():
+        if count:
+            parts += [bar(x, 12, 14, 14, _COLOURS[name]), text(x + 20, 24, name)]
+            x += 40 + len(name) * 8
     return parts
 
 

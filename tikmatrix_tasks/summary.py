@@ -25,7 +25,7 @@ def summary(
     now: datetime,
 ) -> str:
     """What a run came to: its sentence, counts and durations, a timeline, and what needs a hand."""
-    parts = [f"## {_plain(sentence)}"]
+    parts = [f"## {plain(sentence)}"]
     if started is not None:
         took = in_hours(now - started)
         parts.append(f"Started {started:%Y-%m-%d %H:%M:%S} UTC, ended {now:%H:%M:%S} UTC: {took}.")
@@ -37,7 +37,7 @@ def summary(
     bad = [row for row in rows if row.status is not Outcome.COMPLETED]
     if bad:
         parts += ["### Not completed", _not_completed(bad)]
-    decided = [f"- {_plain(decision)}" for decision in decisions]
+    decided = [f"- {plain(decision)}" for decision in decisions]
     if decided:
         parts += ["### Submission", "\n".join(decided)]
     return "\n\n".join(parts)
@@ -81,10 +81,10 @@ def _not_completed(rows: Sequence[Row]) -> str:
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in rows)
+    return "\n".join(f"| {' | '.join(map(plain, row))} |" for row in rows)
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """On one line, and no Markdown: TikMatrix's words are anybody's."""
     flat = " ".join(words.split())
     for mark in ("\\", "|", "`", "*", "_", "[", "]", "<", ">", "#"):

@@ -422,7 +422,7 @@ def test_the_summary_is_a_sentence_a_table_and_a_plot(prefect_api: str, phone: s
             "completed": 3,
             "success": "100 %",
             "median duration": "0:10:10",
-            "week before": "100 %, the same",
+            "week before": "100 % (same)",
             "commonest remarks": "",
             "not ended": "",
         },
@@ -506,7 +506,7 @@ def test_the_command_shows_phones_and_days(
     shown = printed(capsys, "--phone", phone, "--time-zone", "UTC")
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
     assert [
-        *(phone, "post", "3", "2", "67 %", "0:01:30", "100 %, now 33 points lower"),
+        *(phone, "post", "2 of 3", "67 %", "0:01:30", "100 % (-33)"),
         "[red]upload [/x] timed out",
         "1 still open when last seen",
     ] in lines
@@ -519,7 +519,7 @@ def test_the_command_shows_phones_and_days(
         "the 7 days before 100 %"
     ) in shown
     by_day = printed(capsys, "--phone", phone, "--time-zone", "UTC", "--by-day", "--days", "9")
-    first = f"│ {kept - 8 * DAY:%a %Y-%m-%d} │ {phone} │ post   │    1 │         1 │   100 % │"
+    first = f"│ {kept - 8 * DAY:%a %Y-%m-%d} │ {phone} │ post   │    1 of 1 │   100 % │"
     assert first in by_day
 
 

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from prefect.exceptions import PrefectException
@@ -22,7 +22,7 @@ from tikmatrix_tasks.figures import History, HistoryLine, day_of
 from tikmatrix_tasks.history_report import in_numbers, in_words
 from tikmatrix_tasks.run_history import read_history, zone_of
 
-NUMBERS = ("jobs", "completed", "success", "median duration")
+NUMBERS = ("completed", "success", "median", "week before")
 
 
 def run_history(
@@ -83,13 +83,18 @@ def _print(history: History, by_day: bool) -> None:
 
 
 def _table(title: str, columns: Sequence[str], lines: Iterable[HistoryLine]) -> Table:
-    rows = [in_words(line) for line in lines]
+    rows = [
+        told
+        | {"completed": f"{told['completed']} of {told['jobs']}", "median": told["median duration"]}
+        for told in map(in_words, lines)
+    ]
     table = Table(title=title, title_justify="left")
-    shown = [*columns, *NUMBERS, "week before", "commonest remarks"]
+    shown = [*columns, *NUMBERS, "commonest remarks"]
     if any(row["not ended"] for row in rows):
         shown.append("not ended")
     for heading in shown:
-        table.add_column(heading, justify="right" if heading in NUMBERS else "left")
+        justify: Literal["right", "left"] = "right" if heading in NUMBERS else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(row[heading])) for heading in shown))
     return table

@@ -201,12 +201,8 @@ def _rate(figures: Figures) -> float | None:
 
 
 def _trend(line: HistoryLine) -> str:
+    """`97 % (-4)`: how many completed then, and how many percent points more do now."""
     if line.before.percent is None:
         return "no job"
-    was = f"{line.before.percent} %"
-    if line.change is None:
-        return was
-    if line.change == 0:
-        return f"{was}, the same"
-    points = f"{abs(line.change)} point{'' if abs(line.change) == 1 else 's'}"
-    return f"{was}, now {points} {'higher' if line.change > 0 else 'lower'}"
+    change = "" if line.change is None else f" ({line.change:+})" if line.change else " (same)"
+    return f"{line.before.percent} %{change}"

@@ -79,7 +79,7 @@ def _print(history: History, by_day: bool) -> None:
         columns = ("day", "phone", "script") if by_day else ("phone", "script")
         console.print(_table(title, columns, history.each if by_day else history.phones))
     console.print(_table("Each day", ("day",), history.days))
-    console.print(Text(str(history)))
+    console.print(Text(str(history)), soft_wrap=True)
 
 
 def _table(title: str, columns: Sequence[str], lines: Iterable[HistoryLine]) -> Table:

@@ -28,6 +28,7 @@ from tikmatrix_tasks.board import Board
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import TikMatrixError
 from tikmatrix_tasks.job_actions import stop_submitted
+from tikmatrix_tasks.jobs import tell_ids
 from tikmatrix_tasks.ledger import Submitted, submitted_by
 from tikmatrix_tasks.rows import reports_on
 from tikmatrix_tasks.runs import outermost_run
@@ -146,15 +147,11 @@ async def _stop_submitted(
         settle_seconds=block.settings.settle_seconds,
         revival_seconds=block.settings.failure_grace_seconds if thoroughly else 0,
     )
-    tell(f"Stopped jobs {_list(stopped.job_ids)}")
+    tell(f"Stopped jobs {tell_ids(stopped.job_ids) or 'none'}")
     if stopped.still_open:
-        tell(f"Jobs {_list(stopped.still_open)} still show as open; look at them in TikMatrix")
+        tell(f"Jobs {tell_ids(stopped.still_open)} still show as open; look at them in TikMatrix")
     if stopped.unclear:
         tell(
-            f"Jobs {_list(stopped.unclear)} may be this run's, their rows do not tell; they go on. "
-            "Look at them in TikMatrix"
+            f"Jobs {tell_ids(stopped.unclear)} may be this run's, their rows do not tell; they go "
+            "on. Look at them in TikMatrix"
         )
-
-
-def _list(job_ids: tuple[int, ...]) -> str:
-    return ", ".join(map(str, job_ids)) or "none"

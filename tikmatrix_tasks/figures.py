@@ -19,10 +19,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tikmatrix_tasks.job_table import Row
+from tikmatrix_tasks.job_table import Row, natural
 from tikmatrix_tasks.jobs import Outcome
 from tikmatrix_tasks.observability import count_of
-from tikmatrix_tasks.timeline import natural
 
 WEEK_DAYS = 7
 MOST_REMARKS = 3

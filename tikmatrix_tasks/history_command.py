@@ -83,11 +83,7 @@ def _print(history: History, by_day: bool) -> None:
 
 
 def _table(title: str, columns: Sequence[str], lines: Iterable[HistoryLine]) -> Table:
-    rows = [
-        told
-        | {"completed": f"{told['completed']} of {told['jobs']}", "median": told["median duration"]}
-        for told in map(in_words, lines)
-    ]
+    rows = [in_words(line) for line in lines]
     table = Table(title=title, title_justify="left")
     shown = [*columns, *NUMBERS, "commonest remarks"]
     if any(row["not ended"] for row in rows):

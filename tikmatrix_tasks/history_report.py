@@ -37,7 +37,7 @@ def show_history(history: History) -> None:
     Each has one key for each deployment, so that the earlier ones can be paged through.
     """
     about = plain(str(history))
-    rows = [in_words(line) for line in history.each]
+    rows = [in_words(line) for line in sorted(history.each, key=_health)]
     with get_client(sync_client=True) as prefect:
 
         def keep(kind: str, of_type: Literal["table", "markdown"], data: str) -> None:
@@ -54,19 +54,18 @@ def show_history(history: History) -> None:
 def in_words(line: HistoryLine) -> dict[str, Any]:
     """One line of a history, for a person."""
     now = line.now
-    return {
-        "day": "" if line.day is None else f"{line.day:%a %Y-%m-%d}",
+    return {  # in the order of the table's columns: the UI cuts off what is on the right
         "phone": line.phone or "",
         "script": line.script or "",
-        "jobs": now.jobs,
-        "completed": now.completed,
+        "completed": f"{now.completed} of {now.jobs}",
         "success": _percent(now),
-        "median duration": "" if now.median is None else in_hours(now.median),
         "week before": _trend(line),
         "commonest remarks": "; ".join(
             f"{remark} ({count})" if count > 1 else remark for remark, count in now.remarks
         ),
         "not ended": now.apart,
+        "median": "" if now.median is None else in_hours(now.median),
+        "day": "" if line.day is None else f"{line.day:%a %Y-%m-%d}",
     }
 
 
@@ -190,6 +189,11 @@ def _legend(figures: Sequence[Figures]) -> list[str]:
             parts += [bar(x, 12, 14, 14, _COLOURS[name]), text(x + 20, 24, name)]
             x += 40 + len(name) * 8
     return parts
+
+
+def _health(line: HistoryLine) -> int:
+    """A sorting key by which what needs a hand is first: the UI shows ten rows, unsorted."""
+    return line.now.percent or 0
 
 
 def _percent(figures: Figures) -> str:

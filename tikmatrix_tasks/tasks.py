@@ -38,6 +38,7 @@ from tikmatrix_tasks.jobs import (
     License,
     Report,
     Stats,
+    tell_ids,
 )
 from tikmatrix_tasks.ledger import RunLedger, Submitted
 from tikmatrix_tasks.runs import outermost_run, place_of
@@ -239,8 +240,7 @@ async def _submit_jobs(
         )
         if ledger is not None:
             await ledger.write_batch(batch)
-    ids = ", ".join(map(str, batch.job_ids))
-    logger.info("Submitted %s: jobs %s", request, ids or "none")
+    logger.info("Submitted %s: jobs %s", request, tell_ids(batch.job_ids) or "none")
     if batch.expected_jobs is not None and len(batch.job_ids) < batch.expected_jobs:
         logger.warning("TikMatrix created %d of %d jobs", len(batch.job_ids), batch.expected_jobs)
     return batch
@@ -327,7 +327,9 @@ split_batch, asplit_batch = twins(
 
 def _named_after_jobs(verb: str) -> Callable[[dict[str, Any]], str]:
     def name(parameters: dict[str, Any]) -> str:
-        return f"{verb} {_as_batch(parameters['jobs'])}"
+        batch = _as_batch(parameters["jobs"])
+        whose = f" of {batch.owners[0]}" if len(batch.owners) == 1 else ""
+        return f"{verb} {batch}{whose}"
 
     return name
 
@@ -405,7 +407,7 @@ async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
             still_open = await job_actions.stop(client, batch.job_ids, revival_seconds=grace)
         except TikMatrixError as err:
             return f"could not be stopped and may go on ({err})"
-    ids = ", ".join(map(str, still_open))
+    ids = tell_ids(still_open)
     return f"were stopped, but {ids} still show as open" if ids else "were stopped"
 
 

@@ -1,11 +1,13 @@
-"""The command `prefect-tikmatrix`: demo, up, down, simulate, check, limits."""
+"""The command `prefect-tikmatrix`: demo, up, down, simulate, check, limits, automations."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from tikmatrix_tasks.automations import FILE, run_automations
 from tikmatrix_tasks.check import run_check
 from tikmatrix_tasks.demo import run_demo
 from tikmatrix_tasks.evening import run_down, run_up
@@ -49,6 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     limits.add_argument("--base-url", help="address of TikMatrix's Local API")
 
+    automations = commands.add_parser(
+        "automations", help="create or update what watches over phones and runs"
+    )
+    automations.add_argument("--file", type=Path, default=FILE, help=f"default: {FILE.as_posix()}")
+    automations.add_argument(
+        "--notify", metavar="TYPE/NAME", help="a notification block, such as slack-webhook/office"
+    )
+
     given = parser.parse_args(arguments)
     if given.command == "demo":
         return run_demo(ui=given.ui)
@@ -60,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return simulate.run(given)
     if given.command == "limits":
         return run_limits(serials=given.phones, base_url=given.base_url)
+    if given.command == "automations":
+        return run_automations(file=given.file, notify=given.notify)
     return run_check(base_url=given.base_url, block_name=given.block)
 
 

@@ -28,6 +28,7 @@ ROOMS = (
     "unfollow_later",
     "each_job",
     "limits",
+    "automations",
     "script_flow",
     "guards",
     "housekeeping",

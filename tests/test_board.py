@@ -8,11 +8,17 @@ from uuid import UUID
 
 import pytest
 from prefect import State, flow, get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.runtime import flow_run
 
 from flows.post import post
+from flows.warm_up import warm_up
 from flows.warmup_then_post import warmup_then_post
 from tests.conftest import PHONES, StartSimulator, block_for
 from tikmatrix_tasks import (
@@ -107,8 +113,8 @@ def test_a_flow_of_ones_own_has_its_table_and_progress_too(tikmatrix: TikMatrix)
     left = Left(evening(return_state=True))
     assert [(row["phone"], row["script"], row["status"]) for row in left.rows] == [
         ("phone-1", "post", "completed"),
-        ("phone-2", "post", "completed"),
         ("phone-1", "account_warmup", "completed"),
+        ("phone-2", "post", "completed"),
     ]
     assert left.by_type["progress"].data == 100
     assert left.by_type.keys() == {"table", "progress"}
@@ -150,7 +156,7 @@ def test_what_was_decided_about_a_submission_in_doubt_stands_in_table_and_summar
     simulator.faults.lose_reply("POST /task", times=1)
     left = Left(post(serials=PHONES, tikmatrix=block_for(simulator.base_url), return_state=True))
     for told in (str(left.by_type["table"].description), left.summary):
-        assert "adopted jobs 1, 2, 3: " in told
+        assert "adopted jobs 1-3: " in told
 
 
 def test_summaries_of_a_flow_are_paged_under_one_key(tikmatrix: TikMatrix) -> None:
@@ -166,3 +172,26 @@ def test_a_run_without_jobs_leaves_nothing(tikmatrix: TikMatrix) -> None:
     assert not Left(
         post(serials=PHONES, dry_run=True, tikmatrix=tikmatrix, return_state=True)
     ).by_type
+
+
+def test_an_hour_with_fifty_phones_is_a_short_log(start_simulator: StartSimulator) -> None:
+    """One line per look would bury what matters."""
+    phones = [f"phone-{number}" for number in range(1, 51)]
+    simulator = start_simulator(
+        phones=50, plan="Team", speed=600.0, durations={"account_warmup": 3600.0}
+    )
+    simulator.engine.fail_next(times=5)
+    state = warm_up(
+        serials=phones,
+        retry_failed=1,
+        tikmatrix=block_for(simulator.base_url),
+        return_state=True,
+    )
+    assert state.message == "50 of 50 warmed up"
+    assert len(simulator.requests) > 100, "many looks"
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_of(state).id]))
+    with get_client(sync_client=True) as prefect:
+        lines = prefect.read_logs(log_filter=wanted, limit=200)
+    told = [line.message for line in lines]
+    assert 0 < len(told) < 200
+    assert any("account_warmup completed" in line and "[job" in line for line in told)

@@ -31,6 +31,7 @@ ROOMS = (
     "tasks",
     "twins",
     "cancellation",
+    "feed",
     "events",
     "observability",
     "board",

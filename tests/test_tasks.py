@@ -260,7 +260,7 @@ def test_jobs_whose_answer_was_lost_are_adopted(
     simulator.faults.add(parse_fault(f"POST /task={fault}"))
     batch = submit_jobs(Post(captions="Hi"), serials=PHONES, tikmatrix=tikmatrix)
     assert list(batch.job_ids) == [job.id for job in simulator.jobs]
-    assert "adopted jobs 1, 2, 3: POST /task" in batch.decisions[0]
+    assert "adopted jobs 1-3: POST /task" in batch.decisions[0]
     assert simulator.requests.count("POST /task") == 1
 
 

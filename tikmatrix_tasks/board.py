@@ -27,7 +27,15 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 
-from tikmatrix_tasks.job_table import PROGRESS, SUMMARY, TABLE, Row, artifact_key
+from tikmatrix_tasks.job_table import (
+    PROGRESS,
+    SUMMARY,
+    TABLE,
+    Row,
+    artifact_key,
+    natural,
+    worst_first,
+)
 from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
 from tikmatrix_tasks.runs import outermost_run
 from tikmatrix_tasks.summary import summary
@@ -41,6 +49,8 @@ ENDED = (
 )
 MOST_ROWS = 1000
 """How many jobs the table shows; the rest is counted. Prefect's UI is slow with more."""
+MOST_NAMED = 10
+"""How many running phones the progress names."""
 _BETWEEN_WRITES_SECONDS = 2.0
 _ROWS_PER_SECOND = 100  # a table of 1,000 rows is written every 10 s at most
 _STILL_SECONDS = 60.0  # so often "as of" is brought up to date while nothing moves
@@ -194,7 +204,7 @@ class Board:
         for look in self._looks:
             self._note_look(look)
         await self._tag(prefect)
-        rows = list(self.rows.values())
+        rows = worst_first(self.rows.values())
         cells = [row.cells() for row in rows[:MOST_ROWS]]
         left_out = f"\n\nand {len(rows) - MOST_ROWS} jobs more" if len(rows) > MOST_ROWS else ""
         about = [f"{self.tell()}{left_out}", *(f"Submission: {it}" for it in self.decisions)]
@@ -282,16 +292,25 @@ class Board:
         return round(100 * done / max(len(rows), self._expected_jobs, 1), 1)
 
     def tell(self) -> str:
-        """`As of 2026-11-24 19:03:12 UTC: 5 of 12 jobs have ended, 3 running, 4 pending`."""
-        statuses = [row.status for row in self.rows.values()]
-        ended = sum(status in ENDED for status in statuses)
-        still = {status: statuses.count(status) for status in Outcome if status not in ENDED}
-        told = [f"{ended} of {max(len(statuses), self._expected_jobs)} jobs have ended"]
-        told += [f"{count} {status.value}" for status, count in still.items() if count]
-        silence = ""
+        """`As of 2026-11-24 19:03:12 UTC: 5 of 12 jobs have ended, 1 failed; running: phone-1`."""
+        by_status: dict[Outcome, list[Row]] = {}
+        for row in self.rows.values():
+            by_status.setdefault(row.status, []).append(row)
+        ended = sum(len(by_status.get(status, ())) for status in ENDED)
+        told = [f"{ended} of {max(len(self.rows), self._expected_jobs)} jobs have ended"]
+        told += [
+            f"{len(rows)} {status.value}"
+            for status, rows in by_status.items()
+            if status not in (Outcome.COMPLETED, Outcome.RUNNING)
+        ]
+        parts = [", ".join(told)]
+        running = sorted((row.owner for row in by_status.get(Outcome.RUNNING, ())), key=natural)
+        if running:
+            more = f" and {len(running) - MOST_NAMED} more" if len(running) > MOST_NAMED else ""
+            parts.append(f"running: {', '.join(running[:MOST_NAMED])}{more}")
         if self._silent_since is not None:
-            silence = f". TikMatrix has given no answer since {self._silent_since:%H:%M:%S} UTC"
-        return f"As of {self._as_of:%Y-%m-%d %H:%M:%S} UTC: {', '.join(told)}{silence}"
+            parts.append(f"TikMatrix has given no answer since {self._silent_since:%H:%M:%S} UTC")
+        return f"As of {self._as_of:%Y-%m-%d %H:%M:%S} UTC: {'; '.join(parts)}"
 
 
 def _after(before: Row, row: Row) -> Row:

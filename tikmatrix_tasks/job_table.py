@@ -7,6 +7,7 @@ other database.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -17,6 +18,7 @@ from tikmatrix_tasks.jobs import JobReport, Outcome
 TABLE = "tikmatrix-jobs"
 PROGRESS = "tikmatrix-progress"
 SUMMARY = "tikmatrix-summary"
+_RANK = {Outcome.RUNNING: 1, Outcome.PENDING: 2, Outcome.COMPLETED: 3}
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
@@ -41,15 +43,16 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    # In the order of the table's columns: the UI cuts off what is on the right.
     phone: str | None = None
-    account: str | None = None
     script: str | None = None
-    job: int | None = None
     status: Outcome
-    since: datetime
-    duration: timedelta | None = None
-    retries: int | None = None
     remark: str | None = None
+    duration: timedelta | None = None
+    since: datetime
+    job: int | None = None
+    retries: int | None = None
+    account: str | None = None
 
     @classmethod
     def of(cls, job: JobReport, since: datetime, *, by_account: bool = False) -> Row:
@@ -78,11 +81,29 @@ class Row(BaseModel):
         except (KeyError, TypeError, ValueError, ValidationError):
             return None
 
+    @property
+    def owner(self) -> str:
+        """What a person calls whoever the job belongs to."""
+        return self.phone or self.account or (f"job {self.job}" if self.job else "?")
+
     def cells(self) -> dict[str, Any]:
         """The row for a table artifact: `since` in UTC, `duration` as H:MM:SS."""
         since = self.since.astimezone(timezone.utc).strftime(_TIME)
         ran = None if self.duration is None else in_hours(self.duration)
         return self.model_dump(mode="json") | {"since": since, "duration": ran}
+
+
+def worst_first(rows: Iterable[Row]) -> list[Row]:
+    """What needs a hand first, then what goes on, then what is done; each by phone.
+
+    The UI shows ten rows at once and does not sort.
+    """
+    return sorted(rows, key=lambda row: (_RANK.get(row.status, 0), natural(row.owner)))
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A sorting key by which `phone-2` goes before `phone-10`."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def in_hours(duration: timedelta) -> str:

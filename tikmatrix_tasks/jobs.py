@@ -247,6 +247,19 @@ class Batch(BaseModel):
         return f"{count} {kind}{'' if count == 1 else 's'}"
 
 
+def tell_ids(job_ids: Iterable[int]) -> str:
+    """`101-103, 107`: ids in order, three and more in a row by the first and the last."""
+    rows: list[list[int]] = []
+    for job_id in sorted(job_ids):
+        if rows and rows[-1][-1] == job_id - 1:
+            rows[-1].append(job_id)
+        else:
+            rows.append([job_id])
+    return ", ".join(
+        f"{row[0]}-{row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows
+    )
+
+
 class Outcome(str, Enum):
     """What became of a job, as far as it is known."""
 

@@ -21,7 +21,7 @@ from tikmatrix_tasks.errors import NotSentError, SubmissionInDoubt, TikMatrixErr
 from tikmatrix_tasks.history import jobs_after, newest_job_id
 from tikmatrix_tasks.intent import Found, Intent, Pair, match, pairs_of
 from tikmatrix_tasks.job_request import JobRequest
-from tikmatrix_tasks.jobs import Batch, Job
+from tikmatrix_tasks.jobs import Batch, Job, tell_ids
 from tikmatrix_tasks.retries import is_in_doubt, patiently
 
 OnDoubt = Literal["fail", "adopt"]
@@ -167,7 +167,7 @@ class _Submission:
                 )
             known = {*self._answered, *found.job_ids, *found.unclear}
             if not missing or found.unclear or found.too_many:
-                self._decide(f"adopted jobs {_list(known)}: {doubt}, and they match the request")
+                self._decide(f"adopted jobs {tell_ids(known)}: {doubt}, and they match the request")
                 return self._batch(known)
             if self._sends >= MOST_SENDS:
                 raise self._in_doubt(f"{doubt}, for the {self._sends}th time", known)
@@ -175,7 +175,7 @@ class _Submission:
             if known:
                 self._decide(
                     f"sending {len(missing)} missing of {len(intent.pairs)} jobs: {doubt}, and "
-                    f"only jobs {_list(known)} were found"
+                    f"only jobs {tell_ids(known)} were found"
                 )
                 self._answered |= set(found.job_ids)
             else:
@@ -321,7 +321,3 @@ def _requests_for(request: JobRequest, intent: Intent, missing: Sequence[Pair]) 
         )
         for targets, owners in owners_of.items()
     ]
-
-
-def _list(job_ids: set[int]) -> str:
-    return ", ".join(map(str, sorted(job_ids)))

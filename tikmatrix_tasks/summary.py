@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median
+from urllib.parse import quote
 
-from tikmatrix_tasks.job_table import Row, in_hours
+from tikmatrix_tasks.job_table import Row, in_hours, worst_first
 from tikmatrix_tasks.jobs import Outcome
-from tikmatrix_tasks.timeline import natural, timeline
+from tikmatrix_tasks.timeline import timeline
 
 MOST_NAMED = 50
 """How many jobs that did not complete are named; the table of the run's jobs has all."""
@@ -54,7 +56,7 @@ def _counts(rows: Sequence[Row]) -> str:
         ran = [row.duration for row in jobs if row.duration is not None]
         cells = [len(jobs), completed, failed, len(jobs) - completed - failed]
         times = [_median(ran), in_hours(max(ran))] if ran else ["", ""]
-        lines.append((script, *map(str, cells), *times))
+        lines.append((_plain(script), *map(str, cells), *times))
     heads = ("script", "jobs", "completed", "failed", "other", "median duration", "longest")
     return _table(heads, lines)
 
@@ -64,24 +66,31 @@ def _median(durations: Sequence[timedelta]) -> str:
 
 
 def _not_completed(rows: Sequence[Row]) -> str:
-    named = sorted(rows, key=lambda row: natural(row.phone or row.account or ""))
     lines = [
         (
-            row.phone or row.account or "?",
-            row.script or "?",
+            _linked(row),
+            _plain(row.script or "?"),
             "" if row.job is None else str(row.job),
             row.status.value,
-            row.remark or "",
+            _plain(row.remark or ""),
         )
-        for row in named[:MOST_NAMED]
+        for row in worst_first(rows)[:MOST_NAMED]
     ]
-    more = f"\n\nand {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    more = f"\n\nand {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
     return _table(("phone or account", "script", "job", "became", "why"), lines) + more
+
+
+def _linked(row: Row) -> str:
+    """With a link to its story in the event feed, which no click in the UI leads to."""
+    if row.phone is None:
+        return _plain(row.owner)
+    resource = quote(json.dumps([f"tikmatrix.phone.{row.phone}"]))
+    return f"[{_plain(row.owner)}](/v2/events?resource={resource})"
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _plain(words: str) -> str:

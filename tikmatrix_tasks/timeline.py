@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 
 from tikmatrix_tasks.drawing import BACKGROUND, bar, line, picture, text
-from tikmatrix_tasks.job_table import Row, in_hours
+from tikmatrix_tasks.job_table import Row, in_hours, natural
 from tikmatrix_tasks.jobs import Outcome
 
 MOST_PHONES = 60
@@ -37,7 +36,7 @@ def timeline(
     for row in rows:
         ran = _ran(row, now, (began or {}).get(row.job or 0))
         if ran is not None:
-            lanes[row.phone or row.account or f"job {row.job}"].append((*ran, row))
+            lanes[row.owner].append((*ran, row))
     if not lanes:
         return None
     names = sorted(lanes, key=natural)
@@ -69,11 +68,6 @@ def timeline(
     note = f"times in UTC{f'; and {more} phones more' if more > 0 else ''}"
     parts.append(text(_LEFT, bottom + 32, note, size=11))
     return picture(_WIDTH, bottom + 42, parts, "Timeline: when each phone did what")
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """A sorting key by which `phone-2` goes before `phone-10`."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _ran(row: Row, now: datetime, began: datetime | None) -> tuple[datetime, datetime] | None:

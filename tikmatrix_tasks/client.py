@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -40,7 +40,7 @@ from tikmatrix_tasks.jobs import (
     Received,
     Stats,
 )
-from tikmatrix_tasks.redaction import redact, remember
+from tikmatrix_tasks.redaction import WHOLE_WORDS_BELOW, redact, remember
 from tikmatrix_tasks.scripts import private_texts
 
 DEFAULT_BASE_URL = "http://localhost:50809/api/v1"  # 50809 is TikMatrix's default port
@@ -139,7 +139,7 @@ class TikMatrixClient:
         """How many requests this client has begun, whatever came of them."""
         self._read_secret = read_secret
         self._redacts = redact
-        remember((headers or {}).values())
+        remember(_header_texts(headers or {}))
         self._timeout_seconds = timeout_seconds
         self._options: dict[str, Any] = {
             "timeout": httpx.Timeout(timeout_seconds),
@@ -481,6 +481,13 @@ def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if not (name and text.isascii() and text.isprintable() and value == value.strip()):
             raise InvalidRequest("headers", "a name or value holds a character HTTP cannot carry")
     return dict(headers or {})
+
+
+def _header_texts(headers: Mapping[str, str]) -> Iterator[str]:
+    """The values, and of `Bearer abc...` the token alone."""
+    for value in headers.values():
+        yield value
+        yield from (part for part in value.split() if len(part) >= WHOLE_WORDS_BELOW)
 
 
 def _check_page(page: int, page_size: int) -> None:

@@ -15,7 +15,7 @@ def check_health(
     serials: Annotated[
         list[str] | None,
         Either("By serial", unset="Those TikMatrix tells of"),
-        on_form("Phones", "Serials of phones that must be there, one in each line."),
+        on_form("Phones", "Serials of phones that must be there, an item for each."),
     ] = None,
     longest_queue: Annotated[
         int,

@@ -48,15 +48,18 @@ Phones = Annotated[
     Either("By serial", unset="None"),
     on_form(
         "Phones",
-        "Serials of the phones, one in each line. Leave it empty when you name accounts.",
-        # An empty list, which counts as none, makes the form offer lines to type into.
+        "Serials of the phones, an item for each. Leave it empty when you name accounts.",
+        # An empty list, which counts as none, makes the form offer items to type into.
         extra={"default": []},
     ),
 ]
 Accounts = Annotated[
     list[str] | None,
     Either("By name", unset="None"),
-    on_form("Accounts", "Names of accounts in place of phones. Name one or the other, not both."),
+    on_form(
+        "Accounts",
+        "Names of accounts, an item for each, in place of phones. Name one or the other.",
+    ),
 ]
 Connection = Annotated[
     TikMatrix | None,
@@ -150,8 +153,8 @@ ExclusivePhones = Annotated[
     bool,
     on_form(
         "Phones to itself",
-        "Wait until no other run with this switch uses one of these phones. Whoever looks after "
-        "Prefect has to run `prefect-tikmatrix limits` once for it.",
+        "Wait until no other run with this switch uses one of these phones. Before its first use "
+        "run the command prefect-tikmatrix limits once.",
     ),
 ]
 WhenBusy = Annotated[
@@ -165,7 +168,7 @@ WhenBusy = Annotated[
 SomePhones = Annotated[
     list[str] | None,
     Either("By serial", unset="Every phone"),
-    on_form("Phones", "Serials of the phones, one in each line, or every phone."),
+    on_form("Phones", "Serials of the phones, an item for each, or every phone."),
 ]
 ScriptName = Annotated[
     str | None,

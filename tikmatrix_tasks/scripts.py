@@ -224,16 +224,22 @@ class Post(Script):
     content_type: Literal["video", "images"] = Field(
         default="video", title="Content", description="What is published."
     )
+    captions: str = Field(
+        title="Caption",
+        default="",
+        description="The text of the post. Of {a|b|c} one is picked at random.",
+    )
+    material_list: Files | None = Field(
+        title="Files",
+        default=None,
+        description="Files on the TikMatrix machine, such as C:/videos/v.mp4, an item for each. "
+        "The recommended way.",
+    )
     image_count: int = Field(
         title="Images per post",
         default=1,
         ge=1,
         description="How many images one post holds. For images only.",
-    )
-    captions: str = Field(
-        title="Caption",
-        default="",
-        description="The text of the post. Of {a|b|c} one is picked at random.",
     )
     post_way: Literal["share", "addButton", "useSound"] = Field(
         title="Way to post",
@@ -243,19 +249,13 @@ class Post(Script):
     material_source: Literal["materialLibrary", "localFolder"] = Field(
         title="Source of files",
         default="materialLibrary",
-        description="TikMatrix's library, or a folder. Ignored when files are named below.",
+        description="TikMatrix's library, or a folder. Ignored when files are named above.",
     )
     material_path: str | None = Field(
         title="Folder",
         default=None,
         min_length=1,
         description="A folder on the TikMatrix machine, such as C:/videos. Needed for localFolder.",
-    )
-    material_list: Files | None = Field(
-        title="Files",
-        default=None,
-        description="Files on the TikMatrix machine, such as C:/videos/v.mp4, one in each line. "
-        "The recommended way.",
     )
     materials_tags: Tags | None = Field(
         title="Library tags",
@@ -552,7 +552,7 @@ class CustomScript(Script):
     settings: dict[str, Any] = Field(
         title="Settings",
         default_factory=dict,
-        description="The settings of the script, by TikMatrix's names.",
+        description="Its settings as JSON, by TikMatrix's names.",
     )
 
     @property

@@ -6,30 +6,24 @@ from datetime import date
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from tikmatrix_tasks import History, complete, read_history, show_history, summary_run_name
-from tikmatrix_tasks.parameters import ScriptName, SomePhones
+from tikmatrix_tasks.parameters import Either, ScriptName, SomePhones, on_form
 
 
 @flow(name="daily-summary", flow_run_name=summary_run_name)
 def daily_summary(
     day: Annotated[
         date | None,
-        Field(
-            title="Day",
-            description="The day to sum up; the day before the run's scheduled time unless set.",
-        ),
+        Either("A day", unset="The day before"),
+        on_form("Day", "The day to sum up, or the one before the run's scheduled time."),
     ] = None,
     serials: SomePhones = None,
     script_name: ScriptName = None,
     time_zone: Annotated[
         str | None,
-        Field(
-            title="Time zone",
-            description="Where the day begins at midnight, such as Europe/Berlin; the time zone of "
-            "the machine that runs this unless set.",
-        ),
+        Either("By name", unset="The worker's own"),
+        on_form("Time zone", "Where the day begins at midnight, such as Europe/Berlin."),
     ] = None,
 ) -> History:
     """Sum up a day: for each phone and script its jobs, how many completed, how long they took.

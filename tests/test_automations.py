@@ -239,7 +239,9 @@ def test_nothing_finished_in_time(server: Server, simulator: Simulator) -> None:
     assert server.run_it(done.id, block_for(simulator.base_url)).is_completed()
     with get_client(sync_client=True) as prefect:
         warm_up = prefect.read_deployment_by_name("warm-up/warm-up")
-        due = Scheduled(scheduled_time=datetime.now(timezone.utc) - timedelta(minutes=10))
+        due: State[Any] = Scheduled(
+            scheduled_time=datetime.now(timezone.utc) - timedelta(minutes=10)
+        )
         prefect.create_flow_run_from_deployment(warm_up.id, parameters=phones, state=due)
     run = server.look("warm-up", within_seconds=90)
     reason = "a run of warm-up was due, and no job of it has completed in time"

@@ -83,7 +83,9 @@ def prefect_address() -> Iterator[str]:
     """A real Prefect server, one for all tests: it takes long to start."""
     home = Path(HOME.name) / "server"
     home.mkdir()
-    with prefect_server(quiet_environment(os.environ, home), home) as address:
+    # Events are kept at once: by default they are collected for 5 s.
+    prompt = {"PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.1"}
+    with prefect_server(quiet_environment(os.environ, home) | prompt, home) as address:
         yield address
         APILogWorker.drain_all(timeout=10)  # before the server that it sends to is gone
 

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar
 
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.types import SecretDict
-from pydantic import AfterValidator, ConfigDict, Field, HttpUrl, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    HttpUrl,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from tikmatrix_tasks.client import TikMatrixClient, normalized_base_url
 from tikmatrix_tasks.errors import InvalidRequest
 from tikmatrix_tasks.settings import TikMatrixSettings
+
+_own_form: ContextVar[bool] = ContextVar("_own_form", default=False)
 
 BaseUrl = Annotated[str, AfterValidator(normalized_base_url)]
 
@@ -87,6 +100,32 @@ class TikMatrix(Block):
         default=None, ge=1, description="The most jobs that one submission may create."
     )
 
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The form by which a block is made and saved; there, headers are kept encrypted."""
+        token = _own_form.set(True)
+        try:
+            return super().model_json_schema(*args, **kwargs)
+        finally:
+            _own_form.reset(token)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """As a flow's parameter it takes no headers: a run's parameters are stored and shown."""
+        schema = handler(core_schema)
+        if not _own_form.get():
+            # Of the ways to say so, this is the one whose refusal does not repeat the values.
+            handler.resolve_ref_schema(schema)["properties"]["headers"] = {
+                "title": "Headers",
+                "description": "In a saved block only.",
+                "type": ["object", "null"],
+                "additionalProperties": False,
+                "default": None,
+            }
+        return schema
+
     @model_validator(mode="before")
     @classmethod
     def _accept_its_own_form(cls, values: Any) -> Any:
@@ -99,8 +138,10 @@ class TikMatrix(Block):
     def settings(self) -> TikMatrixSettings:
         """This block's fields, and for those left empty the settings."""
         names = TikMatrixSettings.model_fields
-        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return TikMatrixSettings(**own)
+        own = {name: getattr(self, name, None) for name in names}
+        return TikMatrixSettings(
+            **{name: value for name, value in own.items() if value is not None}
+        )
 
     @property
     def connection(self) -> tuple[object, ...]:
@@ -127,6 +168,7 @@ class TikMatrix(Block):
             headers={name: str(value) for name, value in headers.items()},
             verify_tls=self.verify_tls,
             read_secret=_read_secret_block,
+            redact=settings.redact,
         )
 
 
@@ -138,3 +180,18 @@ async def _read_secret_block(name: str) -> str:
             "api_key_block", f"there is no Prefect Secret block named {name!r}"
         ) from None
     return str(secret.get())
+
+
+def holds_headers(parameters: Mapping[str, Any]) -> bool:
+    """Whether the header values of a block that is not saved stand in a run's parameters."""
+    own_names = {*TikMatrix.model_fields, "block_type_slug"}
+
+    def holds(value: object) -> bool:
+        if isinstance(value, Mapping):
+            headers = value.get("headers") if own_names >= set(value) else None
+            return (isinstance(headers, Mapping) and bool(headers)) or any(
+                map(holds, value.values())
+            )
+        return isinstance(value, list) and any(map(holds, value))
+
+    return holds(parameters)

@@ -25,11 +25,11 @@ from prefect.logging.loggers import flow_run_logger
 from tikmatrix_tasks import background
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.board import Board
-from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import TikMatrixError
-from tikmatrix_tasks.job_actions import stop_submitted
+from tikmatrix_tasks.feed import Feed
+from tikmatrix_tasks.job_actions import Stopped, stop_submitted
 from tikmatrix_tasks.jobs import tell_ids
-from tikmatrix_tasks.ledger import Submitted, submitted_by
+from tikmatrix_tasks.ledger import submitted_by
 from tikmatrix_tasks.rows import reports_on
 from tikmatrix_tasks.runs import outermost_run
 
@@ -118,9 +118,18 @@ async def _stop_all(
         block = TikMatrix(base_url=submitted.base_url)
         if submitted.block_name is not None:
             block = await TikMatrix.aload(submitted.block_name)
+        settings, feed = block.settings, Feed(submitted.base_url, flow.name, flow_run)
         async with block.get_client() as client:
             try:
-                await _stop_submitted(client, block, submitted, tell, thoroughly=thoroughly)
+                stopped = await stop_submitted(
+                    client,
+                    submitted.intent,
+                    submitted.batch,
+                    settle_seconds=settings.settle_seconds,
+                    revival_seconds=settings.failure_grace_seconds if thoroughly else 0,
+                    on_stopped=feed.stopped,
+                )
+                _tell_what_stopped(stopped, tell)
                 if submitted.batch is not None:
                     board.saw(
                         await reports_on(client, submitted.batch),
@@ -132,21 +141,7 @@ async def _stop_all(
         await board.write()
 
 
-async def _stop_submitted(
-    client: TikMatrixClient,
-    block: TikMatrix,
-    submitted: Submitted,
-    tell: Callable[[str], None],
-    *,
-    thoroughly: bool,
-) -> None:
-    stopped = await stop_submitted(
-        client,
-        submitted.intent,
-        submitted.batch,
-        settle_seconds=block.settings.settle_seconds,
-        revival_seconds=block.settings.failure_grace_seconds if thoroughly else 0,
-    )
+def _tell_what_stopped(stopped: Stopped, tell: Callable[[str], None]) -> None:
     tell(f"Stopped jobs {tell_ids(stopped.job_ids) or 'none'}")
     if stopped.still_open:
         tell(f"Jobs {tell_ids(stopped.still_open)} still show as open; look at them in TikMatrix")

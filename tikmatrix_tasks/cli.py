@@ -1,11 +1,13 @@
-"""The command `prefect-tikmatrix`: demo, up, down, simulate, check, limits, history."""
+"""The command `prefect-tikmatrix`: demo, up, down, simulate, check, limits, history, automations."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from tikmatrix_tasks.automations import FILE, run_automations
 from tikmatrix_tasks.check import run_check
 from tikmatrix_tasks.demo import run_demo
 from tikmatrix_tasks.evening import run_down, run_up
@@ -66,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     form.add_argument("--by-day", action="store_true", help="split phones and scripts by day")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="for machines")
     form.add_argument("--json", dest="form", action="store_const", const="json", help="the same")
+    automations = commands.add_parser(
+        "automations", help="create or update what watches over phones and runs"
+    )
+    automations.add_argument("--file", type=Path, default=FILE, help=f"default: {FILE.as_posix()}")
+    automations.add_argument(
+        "--notify", metavar="TYPE/NAME", help="a notification block, such as slack-webhook/office"
+    )
 
     given = parser.parse_args(arguments)
     if given.command == "demo":
@@ -89,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             by_day=given.by_day,
             form=given.form,
         )
+    if given.command == "automations":
+        return run_automations(file=given.file, notify=given.notify)
     return run_check(base_url=given.base_url, block_name=given.block)
 
 

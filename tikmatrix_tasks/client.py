@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -40,6 +40,8 @@ from tikmatrix_tasks.jobs import (
     Received,
     Stats,
 )
+from tikmatrix_tasks.redaction import WHOLE_WORDS_BELOW, redact, remember
+from tikmatrix_tasks.scripts import private_texts
 
 DEFAULT_BASE_URL = "http://localhost:50809/api/v1"  # 50809 is TikMatrix's default port
 DEFAULT_TIMEOUT_SECONDS = 10.0
@@ -116,6 +118,9 @@ class TikMatrixClient:
     `timeout_seconds` bounds connecting, and each wait for a piece of an answer; twice that bounds
     the whole call. Proxies named in the environment are not used: TikMatrix is on this machine or
     on its network.
+
+    TikMatrix's own words, in errors and rows, come out redacted: they may repeat captions,
+    comments, paths, keys and header values. `redact=False` leaves them as they are.
     """
 
     def __init__(
@@ -126,12 +131,15 @@ class TikMatrixClient:
         headers: Mapping[str, str] | None = None,
         verify_tls: bool = True,
         read_secret: SecretReader = _no_secrets,
+        redact: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.base_url = normalized_base_url(base_url)
         self.requests_sent = 0
         """How many requests this client has begun, whatever came of them."""
         self._read_secret = read_secret
+        self._redacts = redact
+        remember(_header_texts(headers or {}))
         self._timeout_seconds = timeout_seconds
         self._options: dict[str, Any] = {
             "timeout": httpx.Timeout(timeout_seconds),
@@ -169,12 +177,10 @@ class TikMatrixClient:
         """
         call = "POST /task"
         secrets = {name: await self._read_secret(name) for name in request.script.secret_names}
+        remember(secrets.values())
         body = request.to_api(secrets)
         async with httpx.AsyncClient(**self._options) as http:
-            try:
-                answer = await self._send(call, "POST", "/task", json=body, http=http)
-            except ApiError as err:  # the words may repeat what was sent: captions, paths, keys
-                raise api_error(call, err.code, _without(err.message, body)) from None
+            answer = await self._send(call, "POST", "/task", json=body, http=http)
         return _read(CreatedJobs, call, answer)
 
     async def list_jobs(
@@ -214,7 +220,7 @@ class TikMatrixClient:
                 rows = []
         if not isinstance(rows, list):
             raise NoAnswerError(call, f"no rows under {', '.join(ROW_KEYS)}")
-        jobs = [job for row in rows if (job := _row_or_none(row)) is not None]
+        jobs = [self._shown(job) for row in rows if (job := _row_or_none(row)) is not None]
         unreadable = len(rows) - len(jobs)
         if rows and not jobs:
             raise NoAnswerError(call, "no row has a readable id and status")
@@ -308,7 +314,9 @@ class TikMatrixClient:
             "page": page,
             "page_size": page_size,
         }
-        return await self._get(AccountPage, "GET /accounts", params=params)
+        page_of_accounts = await self._get(AccountPage, "GET /accounts", params=params)
+        accounts = tuple(self._shown(account) for account in page_of_accounts.accounts)
+        return page_of_accounts.model_copy(update={"accounts": accounts})
 
     async def iter_accounts(
         self,
@@ -346,7 +354,23 @@ class TikMatrixClient:
         params: Mapping[str, Any] | None = None,
     ) -> Model:
         path = path or call.removeprefix("GET ")
-        return _read(model, call, await self._send(call, "GET", path, params=params))
+        return self._shown(_read(model, call, await self._send(call, "GET", path, params=params)))
+
+    def _shown(self, received: Model) -> Model:
+        """What was received, with TikMatrix's own words redacted."""
+        private = private_texts(getattr(received, "script_args", None) or {})
+        words = {name: getattr(received, name) for name in received.own_words}
+        told = {name: self._redact(text, private) for name, text in words.items() if text}
+        return received.model_copy(update=told) if told else received
+
+    def _redact(self, text: str, also: Sequence[str] = ()) -> str:
+        return redact(text, also) if self._redacts else text
+
+    def _reason(self, err: Exception) -> tuple[str, Exception | None]:
+        """What went wrong, and what may be shown as its cause: not what had to be redacted."""
+        text = str(err) or type(err).__name__
+        reason = self._redact(text)
+        return reason, err if reason == text else None
 
     async def _send(
         self,
@@ -369,13 +393,18 @@ class TikMatrixClient:
                 2 * self._timeout_seconds,
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as err:
-            raise NotSentError(call, self.base_url, _reason(err)) from err
+            reason, cause = self._reason(err)
+            raise NotSentError(call, self.base_url, reason) from cause
         except httpx.HTTPError as err:
-            raise NoAnswerError(call, _reason(err)) from err
+            reason, cause = self._reason(err)
+            raise NoAnswerError(call, reason) from cause
         except asyncio.TimeoutError as err:  # not the builtin one before Python 3.11
             limit = 2 * self._timeout_seconds
             raise NoAnswerError(call, f"not whole after {limit:g} s") from err
-        return _data(call, response)
+        try:
+            return _data(call, response)
+        except ApiError as err:
+            raise api_error(call, err.code, self._redact(err.message)) from None
 
 
 async def _every(
@@ -396,10 +425,6 @@ async def _every(
         if all_read or not new:  # a server that ignores `page` sends the first one again
             return
         page += 1
-
-
-def _reason(err: Exception) -> str:
-    return str(err) or type(err).__name__
 
 
 def _data(call: str, response: httpx.Response) -> Any:
@@ -449,32 +474,20 @@ def _row_or_none(row: object) -> Job | None:
         return None
 
 
-def _without(message: str, sent: object) -> str:
-    """A message without the texts of a request's settings."""
-    texts: list[str] = []
-
-    def collect(value: object) -> None:
-        if isinstance(value, str) and len(value) > 2:
-            texts.append(value)
-        elif isinstance(value, dict):
-            for each in value.values():
-                collect(each)
-        elif isinstance(value, list):
-            for each in value:
-                collect(each)
-
-    collect(sent.get("script_config") if isinstance(sent, dict) else None)
-    for text in sorted(texts, key=len, reverse=True):
-        message = message.replace(text, "...")
-    return message
-
-
 def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Refuse what HTTP cannot carry, without repeating it: header values are often secret."""
     for name, value in (headers or {}).items():
-        if not (name and f"{name}{value}".isascii() and f"{name}{value}".isprintable()):
+        text = f"{name}{value}"
+        if not (name and text.isascii() and text.isprintable() and value == value.strip()):
             raise InvalidRequest("headers", "a name or value holds a character HTTP cannot carry")
     return dict(headers or {})
+
+
+def _header_texts(headers: Mapping[str, str]) -> Iterator[str]:
+    """The values, and of `Bearer abc...` the token alone."""
+    for value in headers.values():
+        yield value
+        yield from (part for part in value.split() if len(part) >= WHOLE_WORDS_BELOW)
 
 
 def _check_page(page: int, page_size: int) -> None:

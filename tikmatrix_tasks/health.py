@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import HttpStatusError, InvalidRequest, NotFoundError, TikMatrixError
+from tikmatrix_tasks.feed import Feed, telling
 from tikmatrix_tasks.jobs import Account, Job, JobStatus, License
 from tikmatrix_tasks.twins import READS, twins
 
@@ -56,6 +57,7 @@ async def _look_at_health(
     *,
     serials: Sequence[str] | None = None,
     longest_queue: int = LONGEST_QUEUE,
+    noticed: str | None = None,
     tikmatrix: TikMatrix | None = None,
 ) -> Health:
     """Look at TikMatrix's licence, its queues, and its phones and accounts. Changes nothing.
@@ -63,7 +65,8 @@ async def _look_at_health(
     `serials` are phones that must be there; without, every phone that TikMatrix tells of is looked
     at. A phone with more than `longest_queue` open jobs is a concern, and so is one that is
     offline, or on which an enabled account is logged out. An older TikMatrix does not list its
-    accounts: then only the queues are looked at.
+    accounts: then only the queues are looked at. `noticed` is a concern of the caller's, named
+    first.
 
     Raises:
         PlanError: the plan has no API access (40301).
@@ -72,8 +75,12 @@ async def _look_at_health(
     """
     if longest_queue < 0:
         raise InvalidRequest("longest_queue", f"is {longest_queue}; must be 0 or more")
-    async with (tikmatrix or TikMatrix()).get_client() as client:
-        license = await client.check_license()
+    block = tikmatrix or TikMatrix()
+    feed = Feed.here(block.settings.base_url)
+    async with block.get_client() as client:
+        with telling(feed):
+            license = await client.check_license()
+        feed.license(license)
         if license.api_enabled is False:
             raise TikMatrixError(
                 "TikMatrix says that its API is not enabled: "
@@ -84,7 +91,12 @@ async def _look_at_health(
         for status in (JobStatus.RUNNING, JobStatus.PENDING):
             open_jobs[status] = [job async for job in client.iter_jobs(status=status)]
         phones = await _phones(client, serials or (), accounts or [], open_jobs)
-    return _judge(license, serials or (), accounts, open_jobs, phones, longest_queue)
+    for phone in phones:
+        feed.phone(phone.serial, online=phone.online, logged_out=phone.logged_out)
+    health = _judge(license, serials or (), accounts, open_jobs, phones, longest_queue)
+    if noticed:
+        return health.model_copy(update={"concerns": (noticed, *health.concerns)})
+    return health
 
 
 look_at_health, alook_at_health = twins(

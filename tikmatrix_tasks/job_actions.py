@@ -17,7 +17,7 @@ from tikmatrix_tasks.errors import (
     TikMatrixError,
 )
 from tikmatrix_tasks.intent import Intent
-from tikmatrix_tasks.jobs import Batch, JobStatus
+from tikmatrix_tasks.jobs import Batch, Job, JobStatus
 from tikmatrix_tasks.retries import is_in_doubt, may_retry
 from tikmatrix_tasks.rows import row_or_none
 from tikmatrix_tasks.submission import created_by, utc_now
@@ -38,8 +38,16 @@ STOP_BUDGET_SECONDS = 300.0
 """How long stopping puts up with missing answers; a program that is closed runs no job."""
 
 
+OnStopped = Callable[[Job], None]
+"""Told of each job that was pending or running, and is no more; its row is that of before."""
+
+
 async def stop(
-    client: TikMatrixClient, job_ids: Iterable[int], *, revival_seconds: float
+    client: TikMatrixClient,
+    job_ids: Iterable[int],
+    *,
+    revival_seconds: float,
+    on_stopped: OnStopped = lambda job: None,
 ) -> tuple[int, ...]:
     """Stop running jobs, and keep pending ones from starting and failed ones from reviving.
 
@@ -58,18 +66,22 @@ async def stop(
     settled_by, watched_until = now() + STOP_SETTLES_SECONDS, now() + revival_seconds
     silent_since: float | None = None
     watched = list(dict.fromkeys(job_ids))
+    asked: dict[int, Job] = {}
     while True:
         failure: TikMatrixError | None = None
         still_open: list[int] = []
         for job_id in list(watched):  # a failure with one must not keep the others running
             try:
-                status = await _told_to_end(client, job_id)
+                status = await _told_to_end(client, job_id, asked)
             except TikMatrixError as err:
                 failure = err
                 continue
             if status in (JobStatus.PENDING, JobStatus.RUNNING):
                 still_open.append(job_id)
-            elif status is not JobStatus.FAILED or now() >= watched_until:
+                continue
+            if job_id in asked:
+                on_stopped(asked.pop(job_id))
+            if status is not JobStatus.FAILED or now() >= watched_until:
                 watched.remove(job_id)
         if failure is not None:
             silent_since = now() if silent_since is None else silent_since
@@ -91,6 +103,7 @@ async def stop_submitted(
     *,
     settle_seconds: float,
     revival_seconds: float,
+    on_stopped: OnStopped = lambda job: None,
     utc_now: Callable[[], datetime] = utc_now,
 ) -> Stopped:
     """Stop what a submission created, also where no answer told which jobs these are.
@@ -99,7 +112,9 @@ async def stop_submitted(
     those that certainly are the submission's are stopped as they are found.
     """
     if batch is not None:
-        still_open = await stop(client, batch.job_ids, revival_seconds=revival_seconds)
+        still_open = await stop(
+            client, batch.job_ids, revival_seconds=revival_seconds, on_stopped=on_stopped
+        )
         return Stopped(batch.job_ids, still_open)
     if intent is None:
         return Stopped()
@@ -110,13 +125,18 @@ async def stop_submitted(
         last_look = loop.time() >= settled_at
         found = await created_by(client, intent, looks=2)
         watch = revival_seconds if last_look else 0
-        still_open = await stop(client, found.job_ids, revival_seconds=watch)
+        still_open = await stop(client, found.job_ids, revival_seconds=watch, on_stopped=on_stopped)
         if last_look:
             return Stopped(found.job_ids, still_open, tuple(found.unclear))
 
 
-async def _told_to_end(client: TikMatrixClient, job_id: int) -> JobStatus | None:
-    """Ask one job to end if it has to, and return its status then; None when it is gone."""
+async def _told_to_end(
+    client: TikMatrixClient, job_id: int, asked: dict[int, Job]
+) -> JobStatus | None:
+    """Ask one job to end if it has to, and return its status then; None when it is gone.
+
+    Those that did as they were asked are noted in `asked`.
+    """
     job = await row_or_none(client, job_id)
     if job is None or job.known_status in (JobStatus.COMPLETED, JobStatus.FAILED):
         return None if job is None else job.known_status
@@ -127,6 +147,7 @@ async def _told_to_end(client: TikMatrixClient, job_id: int) -> JobStatus | None
     except BadRequestError:
         if job.known_status is not JobStatus.PENDING:
             return job.known_status  # it may just have ended: the next look tells
+    asked[job_id] = job
     job = await row_or_none(client, job_id)
     if job is not None and job.known_status is JobStatus.PENDING:
         await delete(client, [job_id])

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum, IntEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -65,12 +65,17 @@ class Received(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
+    own_words: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold sentences of TikMatrix's, which may repeat what it was sent."""
+
 
 class Job(Received):
     """A job as TikMatrix's row shows it.
 
     `start_time` and `end_time` are the TikMatrix machine's local time, without a zone.
     """
+
+    own_words = ("remark",)
 
     id: int
     status: int
@@ -146,6 +151,8 @@ class JobPage(Received):
 class License(Received):
     """The plan TikMatrix runs under; `device_limit` is how many phones it allows."""
 
+    own_words = ("message",)
+
     plan_name: Text = None
     api_enabled: bool | None = None
     device_limit: Number = None
@@ -164,6 +171,8 @@ class Stats(Received):
 
 class Account(Received):
     """An account that TikMatrix manages, and the phone (`device`) it is on."""
+
+    own_words = ("logined_text", "status_text")
 
     id: Number = None
     username: Text = None

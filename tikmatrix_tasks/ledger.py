@@ -139,6 +139,11 @@ async def note_once(flow_run_id: UUID, name: str, things: Sequence[str]) -> list
     return new
 
 
+async def noted(flow_run_id: UUID, name: str) -> list[str]:
+    """What was noted under a flow run."""
+    return await _read(_store(get_result_store()), f"tikmatrix-{flow_run_id}-{name}") or []
+
+
 async def submitted_by(flow_run_id: UUID, flow: Flow[..., Any] | None) -> list[Submitted]:
     """All that a flow run is known to have submitted, or to have been about to submit."""
     store = get_result_store()

@@ -26,6 +26,8 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from tikmatrix_tasks.redaction import remember
+
 Secrets = Mapping[str, str]
 """The value of each secret by its name; put together at the moment of sending only."""
 
@@ -109,6 +111,8 @@ class Settings(BaseModel):
     """For a field with readable choices: our word to the API's value, which is accepted too."""
     separators: ClassVar[Mapping[str, str]] = {}
     """Lists here that the API takes as one text."""
+    private: ClassVar[tuple[str, ...]] = ()
+    """Settings that nobody outside a run is to read: what is written, and paths."""
 
     @model_validator(mode="before")
     @classmethod
@@ -133,6 +137,10 @@ class Settings(BaseModel):
                 f"{', '.join(cls.model_fields)}"
             )
         return accepted
+
+    def model_post_init(self, context: Any) -> None:
+        """Whoever has settings in hand may be told of them by TikMatrix."""
+        remember(_texts_in([getattr(self, name) for name in self.private]))
 
     def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
         """Which settings were set; their values may be captions and paths."""
@@ -202,6 +210,7 @@ class Post(Script):
         "add_product_link": {False: 0, True: 1},
     }
     separators = {"materials_tags": ","}
+    private = ("captions", "material_path", "material_list")
 
     content_type: Literal["video", "images"] = Field(
         default="video", title="Content", description="What is published."
@@ -310,6 +319,7 @@ class Comment(Script):
 
     also_accepted = {"target_post_url": "target_post_urls"}
     separators = {"comment_content": "\n"}
+    private = ("comment_content", "comment_image_path")
 
     target_post_urls: PostUrls = Field(
         description="Links to the posts, one job per phone and post."
@@ -339,6 +349,7 @@ class ChatGPT(Settings):
     """How comments are generated. The key stays in a Prefect Secret block."""
 
     api_names = {"api_key_block": "api_key"}
+    private = ("prompt",)
 
     api_key_block: str = Field(
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
@@ -386,6 +397,7 @@ class AccountWarmup(Script):
         "comments": "comment",
     }
     separators = {"topics": "\n", "comments": "\n"}
+    private = ("comments",)
 
     task_duration: int = Field(
         default=600, ge=1, title="Duration", description="How long the warm-up runs, in seconds."
@@ -455,6 +467,9 @@ class CustomScript(Script):
         default_factory=dict, description="Its settings, by the API's names."
     )
 
+    def model_post_init(self, context: Any) -> None:
+        remember(private_texts(self.settings))
+
     @property
     def name(self) -> str:
         return self.script
@@ -482,3 +497,33 @@ class CustomScript(Script):
 
     def to_api(self, secrets: Secrets, *, with_defaults: bool = False) -> dict[str, Any]:
         return dict(self.settings)
+
+
+def private_texts(settings: Mapping[str, Any]) -> list[str]:
+    """The private ones among a job's settings, by the API's names; a setting nobody knows is one.
+
+    For settings that no model holds: those of a row, or of a `CustomScript`.
+    """
+    return _texts_in([value for name, value in settings.items() if name not in _PUBLIC])
+
+
+def _texts_in(value: object) -> list[str]:
+    """Every text in settings, however deep; of nested settings the private ones."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return private_texts(value)
+    if isinstance(value, Iterable):
+        return [text for entry in value for text in _texts_in(entry)]
+    return []
+
+
+def _public_names() -> set[str]:
+    names = {"username", "usernames", "serial", "serials", "target_user", "target_post_url"}
+    for model in (Post, Follow, Unfollow, Comment, AccountWarmup, ChatGPT):
+        shown = set(model.model_fields) - {*model.private, "api_key_block", "chatgpt_settings"}
+        names |= {model.api_names.get(name, name) for name in shown}
+    return names
+
+
+_PUBLIC = _public_names()

@@ -45,3 +45,9 @@ class TikMatrixSettings(PrefectBaseSettings):
     max_jobs: int = Field(
         default=200, ge=1, description="The most jobs that one submission may create."
     )
+    redact: bool = Field(
+        default=True,
+        description="Whether captions, comments, paths, keys and header values are taken out of "
+        "what TikMatrix says before anybody reads it. False only while you look into a problem on "
+        "your own machine.",
+    )

@@ -28,6 +28,7 @@ from tikmatrix_tasks.errors import (
     TikMatrixError,
     WaitTimedOut,
 )
+from tikmatrix_tasks.feed import Feed, feed_of_wait, telling
 from tikmatrix_tasks.job_request import JobRequest
 from tikmatrix_tasks.jobs import (
     Account,
@@ -41,11 +42,14 @@ from tikmatrix_tasks.jobs import (
     tell_ids,
 )
 from tikmatrix_tasks.ledger import RunLedger, Submitted
+from tikmatrix_tasks.parameter_errors import keep_parameters_out_of_logs
 from tikmatrix_tasks.runs import outermost_run, place_of
 from tikmatrix_tasks.scripts import Script
 from tikmatrix_tasks.submission_keys import once_submission_key, submission_key
 from tikmatrix_tasks.twins import CREATES, NO_RETRIES, READS, REMOVES, twins
 from tikmatrix_tasks.watcher import Watcher, shared_watcher
+
+keep_parameters_out_of_logs()
 
 Jobs = Batch | Sequence[int]
 
@@ -61,8 +65,12 @@ async def _check_license(tikmatrix: TikMatrix | None = None) -> License:
         NotSentError: nothing listens at the address, after about 21 s of trying.
     Source: TikMatrix docs, "Local API Overview", "Check API access".
     """
+    feed = _feed(tikmatrix)
     async with _client(tikmatrix) as client:
-        return await client.check_license()
+        with telling(feed):
+            license = await client.check_license()
+    feed.license(license)
+    return license
 
 
 check_license, acheck_license = twins(
@@ -101,7 +109,13 @@ async def _list_jobs(
     return jobs
 
 
-list_jobs, alist_jobs = twins("list_jobs", _list_jobs, task_run_name="list jobs", **READS)
+list_jobs, alist_jobs = twins(
+    "list_jobs",
+    _list_jobs,
+    task_run_name="list jobs",
+    persist_result=False,  # rows hold the settings of jobs, anybody's
+    **READS,
+)
 
 
 async def _list_accounts(
@@ -227,19 +241,21 @@ async def _submit_jobs(
                 return kept
         client = await held.enter_async_context(block.get_client())
         await held.enter_async_context(_turn(settings.base_url))
-        batch = await submission.submit(
-            client,
-            request,
-            ledger or submission.MemoryLedger(),
-            patience=submission.Patience(
-                settle_seconds=settings.settle_seconds,
-                outage_budget_seconds=settings.outage_budget_seconds,
-            ),
-            on_doubt=on_doubt,
-            on_decision=logger.warning,
-        )
+        with telling(Feed.here(settings.base_url)):
+            batch = await submission.submit(
+                client,
+                request,
+                ledger or submission.MemoryLedger(),
+                patience=submission.Patience(
+                    settle_seconds=settings.settle_seconds,
+                    outage_budget_seconds=settings.outage_budget_seconds,
+                ),
+                on_doubt=on_doubt,
+                on_decision=logger.warning,
+            )
         if ledger is not None:
             await ledger.write_batch(batch)
+    Feed.here(settings.base_url).submitted(batch)
     logger.info("Submitted %s: jobs %s", request, tell_ids(batch.job_ids) or "none")
     if batch.expected_jobs is not None and len(batch.job_ids) < batch.expected_jobs:
         logger.warning("TikMatrix created %d of %d jobs", len(batch.job_ids), batch.expected_jobs)
@@ -375,7 +391,19 @@ async def _wait_for_jobs(
         outage_budget_seconds=settings.outage_budget_seconds,
     )
     watcher = _watcher(tikmatrix)
-    async with shown_on_board(batch, lambda: watcher.answered_at) as shown:
+    async with (
+        shown_on_board(batch, lambda: watcher.answered_at) as shown,
+        feed_of_wait(settings.base_url, batch) as feed,
+    ):
+
+        def saw(jobs: Sequence[JobReport]) -> None:
+            shown.saw(jobs)
+            feed.jobs(jobs)
+
+        def silent(why: TikMatrixError | None) -> None:
+            shown.silent(why)
+            feed.silence(why)
+
         try:
             report = await waiting.follow(
                 watcher,
@@ -385,9 +413,11 @@ async def _wait_for_jobs(
                 retry_failed=retry_failed,
                 retry=again,
                 on_change=get_run_logger().info,
-                on_jobs=shown.saw,
-                on_silence=shown.silent,
+                on_jobs=saw,
+                on_ended=feed.ended,
+                on_silence=silent,
             )
+            feed.over(report)
         except WaitTimedOut as late:
             ended = "were left running"
             if on_timeout == "stop":
@@ -404,7 +434,12 @@ async def _stop_overdue(batch: Batch, tikmatrix: TikMatrix | None) -> str:
     async with _client(tikmatrix) as client:
         try:
             grace = _block(tikmatrix).settings.failure_grace_seconds
-            still_open = await job_actions.stop(client, batch.job_ids, revival_seconds=grace)
+            still_open = await job_actions.stop(
+                client,
+                batch.job_ids,
+                revival_seconds=grace,
+                on_stopped=_feed(tikmatrix).stopped,
+            )
         except TikMatrixError as err:
             return f"could not be stopped and may go on ({err})"
     ids = tell_ids(still_open)
@@ -537,6 +572,7 @@ async def _stop_jobs(jobs: Jobs, *, tikmatrix: TikMatrix | None = None) -> tuple
             client,
             _as_batch(jobs).job_ids,
             revival_seconds=_block(tikmatrix).settings.failure_grace_seconds,
+            on_stopped=_feed(tikmatrix).stopped,
         )
 
 
@@ -601,6 +637,10 @@ def _block(tikmatrix: TikMatrix | None) -> TikMatrix:
 def _watcher(tikmatrix: TikMatrix | None) -> Watcher:
     block = _block(tikmatrix)
     return shared_watcher(block.connection, block.get_client)
+
+
+def _feed(tikmatrix: TikMatrix | None) -> Feed:
+    return Feed.here(_block(tikmatrix).settings.base_url)
 
 
 def _client(tikmatrix: TikMatrix | None) -> TikMatrixClient:

@@ -12,8 +12,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 
 from tikmatrix_tasks.background import run_awaiting, run_blocking
-from tikmatrix_tasks.errors import OverloadedError
+from tikmatrix_tasks.block import holds_headers
+from tikmatrix_tasks.errors import InvalidRequest, OverloadedError
 from tikmatrix_tasks.retries import LONGEST_RETRY_AFTER_SECONDS, Call, may_retry
+from tikmatrix_tasks.runs import outermost_run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +38,7 @@ def twins(
 
     @wraps(logic)
     async def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+        _refuse_stored_headers()
         try:
             return await logic(*args, **kwargs)
         except OverloadedError as err:
@@ -53,6 +56,20 @@ def twins(
 
     blocking.__name__, awaited.__name__ = name, f"a{name}"
     return task(name=name, **options)(blocking), task(name=f"a{name}", **options)(awaited)
+
+
+def _refuse_stored_headers() -> None:
+    """Let nobody get used to a run that keeps its header values where everybody reads them.
+
+    A deployment refuses them by its schema before anything is stored, unless that is switched off.
+    """
+    run = outermost_run()
+    if run is not None and holds_headers(run.parameters):
+        raise InvalidRequest(
+            "tikmatrix",
+            "its header values stand in this run's parameters, which are stored and shown: save it "
+            "as a block and name the block, delete this run, and change the values",
+        )
 
 
 def _may_run_again() -> bool:

@@ -31,6 +31,9 @@ OnChange = Callable[[str], None]
 several jobs did at the same time is one sentence."""
 OnJobs = Callable[[Sequence[JobReport]], None]
 """Told how jobs stand: all of them when the wait begins, then those that changed."""
+OnEnded = Callable[[Sequence[JobReport]], None]
+"""Told of jobs that have ended, once each, when nothing will run them again: no Auto Retry, and no
+retry of this wait."""
 OnSilence = Callable[[TikMatrixError | None], None]
 """Told why TikMatrix gives no answer, once, and None when it answers again."""
 
@@ -63,6 +66,7 @@ async def follow(
     retry: Retry | None = None,
     on_change: OnChange = lambda sentence: None,
     on_jobs: OnJobs = lambda jobs: None,
+    on_ended: OnEnded = lambda jobs: None,
     on_silence: OnSilence = lambda why: None,
 ) -> Report:
     """Wait until every job of a batch has ended, and report what became of each.
@@ -82,8 +86,11 @@ async def follow(
     if batch.start_time is not None:
         cadence.mark(now + _seconds_until(batch.start_time))
     with watcher.watch(batch.job_ids, cadence, just_created=_is_new(batch)) as watch:
-        follower = _Follower(watch, batch, pace, on_change, on_jobs, on_silence)
-        return await follower.run(timeout_seconds, retry_failed, retry)
+        follower = _Follower(watch, batch, pace, on_change, on_jobs, on_ended, on_silence)
+        try:
+            return await follower.run(timeout_seconds, retry_failed, retry)
+        finally:
+            follower.tell_ended(failures=True)
 
 
 def _is_new(batch: Batch) -> bool:
@@ -138,10 +145,12 @@ class _Follower:
         pace: Pace,
         on_change: OnChange,
         on_jobs: OnJobs,
+        on_ended: OnEnded,
         on_silence: OnSilence,
     ) -> None:
         self._watch, self._batch, self._pace = watch, batch, pace
         self._on_change, self._on_jobs, self._on_silence = on_change, on_jobs, on_silence
+        self._on_ended = on_ended
         self._now = asyncio.get_running_loop().time
         self._started = self._now()
         self._seen: dict[int, _Seen] = {}
@@ -149,6 +158,8 @@ class _Follower:
         self._grace_over: set[int] = set()  # of those, whose row has been asked for since
         self._retried: dict[int, tuple[float, object]] = {}  # when, and its mark until then
         self._final: dict[int, Outcome] = {}
+        self._to_tell_ended: dict[int, None] = {}
+        self._retries_left = False
         self._silent_since: float | None = None
         self._changed: dict[int, None] = {}  # by this look, in order
         self._to_tell: dict[int, str] = {}  # of those, which get a sentence, and how that ends
@@ -157,6 +168,7 @@ class _Follower:
         deadline = self._started + timeout_seconds
         self._on_jobs(self.report().jobs)
         while True:
+            self._retries_left = retry is not None and retries > 0
             if len(self._final) == len(self._batch.job_ids):
                 failed = [job for job, how in self._final.items() if how is Outcome.FAILED]
                 if retry is None or not retries or not failed:
@@ -221,6 +233,17 @@ class _Follower:
             for sentence in _sentences(jobs):
                 self._on_change(f"{sentence}{ending}")
         self._changed, self._to_tell = {}, {}
+        self.tell_ended(failures=not self._retries_left)
+
+    def tell_ended(self, *, failures: bool) -> None:
+        """Tell of what has ended, without `failures` only of what did not fail."""
+        ended = [
+            job for job in self._to_tell_ended if failures or self._final[job] is not Outcome.FAILED
+        ]
+        for job_id in ended:
+            del self._to_tell_ended[job_id]
+        if ended:
+            self._on_ended([self._report_on(job_id) for job_id in ended])
 
     def _missed(self, err: TikMatrixError) -> None:
         """A look that fails, also with an HTTP error page, says nothing about a job."""
@@ -236,6 +259,7 @@ class _Follower:
     def _open_again(self, job_ids: Sequence[int]) -> None:
         for job_id in job_ids:
             del self._final[job_id]
+            self._to_tell_ended.pop(job_id, None)
             self._retried[job_id] = (self._now(), self._seen[job_id].mark)
             self._on_change(f"job {job_id} runs again")
         self._watch.add(job_ids)
@@ -286,7 +310,7 @@ class _Follower:
         self._failed.pop(job_id, None)
         self._grace_over.discard(job_id)
         self._watch.forget([job_id])
-        self._changed[job_id] = None
+        self._changed[job_id] = self._to_tell_ended[job_id] = None
         if outcome is not Outcome.FAILED:  # a failure was told when it was seen
             self._to_tell[job_id] = ""
 

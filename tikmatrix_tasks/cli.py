@@ -1,4 +1,4 @@
-"""The command `prefect-tikmatrix`: demo, up, down, simulate, check, limits, history, automations."""
+"""The command `prefect-tikmatrix`: what it can do, and with which options."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ _COLOURS = {
     "deleted by someone": "#9333ea",
     "not ended": "#6b7280",
 }
-_WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT = 900.0, 150.0, 90.0, 60.0, 160.0
+_WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT = 720.0, 130.0, 70.0, 60.0, 160.0
 _LABEL = 56.0  # about how wide the label of a day is
 _LANE = 20.0
-_LONGEST_NAME = 20
+_LONGEST_NAME = 18
 
 
 def show_history(history: History) -> None:
@@ -93,7 +93,7 @@ def in_numbers(line: HistoryLine) -> dict[str, Any]:
 
 def plot(history: History) -> str:
     """The Markdown of two pictures: the days with the week before, and the phones."""
-    parts = [plain(str(history))]
+    parts = []
     days = [*history.week_before, *((line.day or history.first, line.now) for line in history.days)]
     if any(map(_all, (figures for _, figures in days))):
         labels = [f"{day:%a %d %b}" for day, _ in days]
@@ -104,7 +104,7 @@ def plot(history: History) -> str:
         phones.setdefault(one.phone or "?", []).append(one.now)
     if phones:
         parts.append(_lanes(phones))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) or plain(str(history))
 
 
 def _columns(labels: Sequence[str], columns: Sequence[Figures], first: int) -> str:

@@ -77,7 +77,8 @@ def _not_completed(rows: Sequence[Row]) -> str:
         for row in worst_first(rows)[:MOST_NAMED]
     ]
     more = f"\n\nand {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
-    return _table(("phone or account", "script", "job", "became", "why"), lines) + more
+    who = "phone" if all(row.phone for row in rows) else "phone or account"
+    return _table((who, "script", "job", "became", "why"), lines) + more
 
 
 def _linked(row: Row) -> str:

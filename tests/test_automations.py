@@ -19,6 +19,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
@@ -230,17 +231,19 @@ def test_tikmatrix_out_of_reach(server: Server, start_simulator: StartSimulator)
     assert not server.looks(host_of(restarted))
 
 
-def test_nothing_finished_in_time(server: Server, simulator: Simulator) -> None:
+def test_nothing_finished_in_time(
+    server: Server, simulator: Simulator, tikmatrix: TikMatrix
+) -> None:
     """Nobody took the run up, as when the worker's PC is off; another deployment did its work."""
     phones = {"serials": ["phone-1"]}
+    late: State[Any] = Scheduled(scheduled_time=datetime.now(timezone.utc) - timedelta(minutes=10))
     with get_client(sync_client=True) as prefect:
         posts = prefect.read_deployment_by_name("post/post")
-        done = prefect.create_flow_run_from_deployment(posts.id, parameters=phones)
-    assert server.run_it(done.id, block_for(simulator.base_url)).is_completed()
-    with get_client(sync_client=True) as prefect:
         warm_up = prefect.read_deployment_by_name("warm-up/warm-up")
-        due = Scheduled(scheduled_time=datetime.now(timezone.utc) - timedelta(minutes=10))
-        prefect.create_flow_run_from_deployment(warm_up.id, parameters=phones, state=due)
+        done = prefect.create_flow_run_from_deployment(posts.id, parameters=phones)
+        run_flow(post, done, parameters=phones | {"tikmatrix": tikmatrix})
+        prefect.create_flow_run_from_deployment(warm_up.id, parameters=phones, state=late)
+    assert [job.status for job in simulator.jobs] == [2]
     run = server.look("warm-up", within_seconds=90)
     reason = "a run of warm-up was due, and no job of it has completed in time"
     assert run.parameters["noticed"] == reason

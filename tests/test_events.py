@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from prefect import State, flow
+from prefect import State, flow, get_client
 from prefect.events import Event, emit_event
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
+from prefect.states import Cancelling
 
 from flows.check_health import check_health
 from flows.post import post
 from flows.warm_up import warm_up
-from tests.conftest import PHONES, StartSimulator, block_for
+from tests.conftest import HOME, PHONES, StartSimulator, block_for
 from tests.real_worker import ROOT, until
 from tests.test_tasks import quick
 from tikmatrix_tasks import (
@@ -30,7 +37,7 @@ from tikmatrix_tasks import (
     wait_for_each,
     wait_for_jobs,
 )
-from tikmatrix_tasks.local_server import free_port
+from tikmatrix_tasks.local_server import free_port, quiet_environment
 from tikmatrix_tasks.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -38,7 +45,12 @@ DOCUMENT = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 KINDS = ("job", "batch", "phone", "license", "connection")
 
 
-def events_of(address: str, run: State[Any]) -> list[Event]:
+def events_of(address: str, state: State[Any]) -> list[Event]:
+    assert state.state_details.flow_run_id is not None
+    return events_of_run(address, state.state_details.flow_run_id)
+
+
+def events_of_run(address: str, flow_run_id: UUID) -> list[Event]:
     """Every event of the kinds of docs/events.md that a flow run emitted, the first one first."""
 
     def ask(**query: Any) -> list[Event]:
@@ -54,7 +66,7 @@ def events_of(address: str, run: State[Any]) -> list[Event]:
     emit_event("tikmatrix.mark", resource={"prefect.resource.id": mark})
     until("Prefect's server has kept what came before", lambda: ask(resource={"id": [mark]}))
     return ask(
-        related={"id": [f"prefect.flow-run.{run.state_details.flow_run_id}"]},
+        related={"id": [f"prefect.flow-run.{flow_run_id}"]},
         event={"prefix": [f"tikmatrix.{kind}." for kind in KINDS]},
     )
 
@@ -156,6 +168,36 @@ def test_a_run_that_is_tried_again_and_two_waits_tell_a_failure_once(
     assert names_of(events).count("batch.submitted") == 1
 
 
+def test_a_later_attempt_does_not_even_send_what_was_told(
+    simulator: Simulator, tikmatrix: TikMatrix
+) -> None:
+    """Prefect's server forgets within the hour which events it saw; the run does not."""
+    simulator.engine.fail_next(serial="phone-1")
+    attempts: list[int] = []
+
+    @flow(retries=2)
+    def unlucky() -> None:
+        wait_for_jobs(
+            submit_jobs(Post(), serials=["phone-1"], tikmatrix=tikmatrix),
+            fail_on="never",
+            tikmatrix=tikmatrix,
+        )
+        attempts.append(len(attempts))
+        if len(attempts) < 3:
+            raise RuntimeError("something else failed")
+
+    EventsWorker.set_client_override(AssertingEventsClient)
+    try:
+        unlucky()
+        EventsWorker.instance().drain()
+        sent = [event for client in AssertingEventsClient.all for event in client.events]
+    finally:
+        EventsWorker.set_client_override(None)
+        AssertingEventsClient.reset()
+    assert len(attempts) == 3
+    assert [event.event for event in sent].count("tikmatrix.job.failed") == 1
+
+
 def test_the_same_job_ids_of_another_tikmatrix_are_other_jobs(
     prefect_address: str, simulator: Simulator, tikmatrix: TikMatrix
 ) -> None:
@@ -206,6 +248,45 @@ def test_a_wait_out_of_time_tells_what_it_stopped(
     names = names_of(events_of(prefect_address, state))
     assert names.count("job.stopped") == 1
     assert not {"job.failed", "batch.failed", "batch.completed"} & set(names)
+
+
+def test_a_cancelled_run_tells_what_it_stopped(
+    prefect_address: str, start_simulator: StartSimulator
+) -> None:
+    """In whatever process its jobs are stopped, the run's own or that of the hook."""
+    simulator = start_simulator(speed=1, pickup_seconds=(0, 0))
+    deployment: Any = post.to_deployment("cancelled")
+    deployment_id: UUID = deployment.apply()
+    environment = quiet_environment(os.environ, Path(HOME.name)) | {
+        "PREFECT_API_URL": f"{prefect_address}/api",
+        "PREFECT_INTEGRATIONS_TIKMATRIX_BASE_URL": simulator.base_url,
+        "PREFECT_INTEGRATIONS_TIKMATRIX_FAILURE_GRACE_SECONDS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    with get_client(sync_client=True) as prefect:
+        run = prefect.create_flow_run_from_deployment(
+            deployment_id, parameters={"serials": ["phone-1"]}
+        )
+        execute = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)]
+        with (Path(HOME.name) / "cancelled.log").open("wb") as log:
+            process = subprocess.Popen(
+                execute, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            until("a job runs", lambda: [job for job in simulator.jobs if job.status == 1])
+            prefect.set_flow_run_state(run.id, Cancelling())
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+        state = prefect.read_flow_run(run.id).state
+        prefect.delete_deployment(deployment_id)
+    assert state is not None
+    assert state.is_cancelled()
+    events = events_of_run(prefect_address, run.id)
+    (stopped,) = [event for event in events if event.event == "tikmatrix.job.stopped"]
+    assert stopped.payload["job_id"] == simulator.jobs[0].id
+    assert "tikmatrix.phone.phone-1" in [related.id for related in stopped.related]
+    assert not {"job.failed", "batch.failed"} & set(names_of(events))
 
 
 def test_accounts_are_related_as_accounts(

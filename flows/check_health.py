@@ -26,7 +26,10 @@ def check_health(
     tikmatrix: TikMatrix | None = None,
     noticed: Annotated[
         str | None,
-        Field(description="What an automation saw, as one more thing that needs a hand."),
+        Field(
+            title="Noticed",
+            description="What an automation saw, as one more thing that needs a hand.",
+        ),
     ] = None,
 ) -> Health:
     """Look at the licence, the queues, the phones and the accounts, and say what needs a hand.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from tikmatrix_tasks.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 FILE = ROOT / "deployments" / "automations.yaml"
+DOCUMENT = (ROOT / "docs" / "automations.md").read_text(encoding="utf-8")
 DEFINED: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 PREFECT_YAML: dict[str, Any] = yaml.safe_load(FILE.with_name("prefect.yaml").read_text("utf-8"))
 NAMES = [automation["name"] for automation in DEFINED["automations"]]
@@ -140,8 +142,8 @@ def _served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     quick_file = folder / "automations.yaml"
     quick_file.write_text(yaml.safe_dump(defined), encoding="utf-8")
     made = automations("--file", str(quick_file), server=server)
-    expected = [f"created  on   {name}" for name in NAMES]
-    assert made == [*expected, "there    off  post-after-warm-up"]
+    assert "\n".join(made) in DOCUMENT
+    assert [line.split()[-1] for line in made] == [*NAMES, "post-after-warm-up"]
     yield server
     server.forget_automations()
     with get_client(sync_client=True) as prefect:
@@ -341,6 +343,11 @@ def test_without_a_server_there_is_nothing_to_make_them_on() -> None:
     assert done.stderr == (
         "automations: set PREFECT_API_URL first: automations live on a Prefect server\n"
     )
+
+
+def test_the_document_tells_of_each() -> None:
+    told = re.findall(r"^\| `(tikmatrix-[a-z-]+)` \|", DOCUMENT, re.M)
+    assert told == NAMES
 
 
 def test_every_deployment_that_does_work_is_looked_after() -> None:

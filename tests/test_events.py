@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import pytest
-from prefect import State, flow, get_client
+from prefect import State, flow
 from prefect.events import Event, emit_event
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
-from prefect.states import Cancelling
 
 from flows.check_health import check_health
 from flows.post import post
 from flows.warm_up import warm_up
-from tests.conftest import HOME, PHONES, StartSimulator, block_for
+from tests.conftest import PHONES, StartSimulator, block_for
 from tests.real_worker import ROOT, until
 from tests.test_tasks import quick
 from tikmatrix_tasks import (
@@ -37,7 +32,7 @@ from tikmatrix_tasks import (
     wait_for_each,
     wait_for_jobs,
 )
-from tikmatrix_tasks.local_server import free_port, quiet_environment
+from tikmatrix_tasks.local_server import free_port
 from tikmatrix_tasks.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -46,11 +41,6 @@ KINDS = ("job", "batch", "phone", "license", "connection")
 
 
 def events_of(address: str, state: State[Any]) -> list[Event]:
-    assert state.state_details.flow_run_id is not None
-    return events_of_run(address, state.state_details.flow_run_id)
-
-
-def events_of_run(address: str, flow_run_id: UUID) -> list[Event]:
     """Every event of the kinds of docs/events.md that a flow run emitted, the first one first."""
 
     def ask(**query: Any) -> list[Event]:
@@ -66,7 +56,7 @@ def events_of_run(address: str, flow_run_id: UUID) -> list[Event]:
     emit_event("tikmatrix.mark", resource={"prefect.resource.id": mark})
     until("Prefect's server has kept what came before", lambda: ask(resource={"id": [mark]}))
     return ask(
-        related={"id": [f"prefect.flow-run.{flow_run_id}"]},
+        related={"id": [f"prefect.flow-run.{state.state_details.flow_run_id}"]},
         event={"prefix": [f"tikmatrix.{kind}." for kind in KINDS]},
     )
 
@@ -248,45 +238,6 @@ def test_a_wait_out_of_time_tells_what_it_stopped(
     names = names_of(events_of(prefect_address, state))
     assert names.count("job.stopped") == 1
     assert not {"job.failed", "batch.failed", "batch.completed"} & set(names)
-
-
-def test_a_cancelled_run_tells_what_it_stopped(
-    prefect_address: str, start_simulator: StartSimulator
-) -> None:
-    """In whatever process its jobs are stopped, the run's own or that of the hook."""
-    simulator = start_simulator(speed=1, pickup_seconds=(0, 0))
-    deployment: Any = post.to_deployment("cancelled")
-    deployment_id: UUID = deployment.apply()
-    environment = quiet_environment(os.environ, Path(HOME.name)) | {
-        "PREFECT_API_URL": f"{prefect_address}/api",
-        "PREFECT_INTEGRATIONS_TIKMATRIX_BASE_URL": simulator.base_url,
-        "PREFECT_INTEGRATIONS_TIKMATRIX_FAILURE_GRACE_SECONDS": "0",
-        "PYTHONPATH": str(ROOT),
-    }
-    with get_client(sync_client=True) as prefect:
-        run = prefect.create_flow_run_from_deployment(
-            deployment_id, parameters={"serials": ["phone-1"]}
-        )
-        execute = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)]
-        with (Path(HOME.name) / "cancelled.log").open("wb") as log:
-            process = subprocess.Popen(
-                execute, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-        try:
-            until("a job runs", lambda: [job for job in simulator.jobs if job.status == 1])
-            prefect.set_flow_run_state(run.id, Cancelling())
-            process.wait(timeout=60)
-        finally:
-            process.kill()
-        state = prefect.read_flow_run(run.id).state
-        prefect.delete_deployment(deployment_id)
-    assert state is not None
-    assert state.is_cancelled()
-    events = events_of_run(prefect_address, run.id)
-    (stopped,) = [event for event in events if event.event == "tikmatrix.job.stopped"]
-    assert stopped.payload["job_id"] == simulator.jobs[0].id
-    assert "tikmatrix.phone.phone-1" in [related.id for related in stopped.related]
-    assert not {"job.failed", "batch.failed"} & set(names_of(events))
 
 
 def test_accounts_are_related_as_accounts(

@@ -5,28 +5,29 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
-from tikmatrix_tasks import Health, TikMatrix, complete, look_at_health
+from tikmatrix_tasks import Health, complete, look_at_health
+from tikmatrix_tasks.parameters import Connection, Either, on_form
 
 
 @flow(name="check-health", flow_run_name="check health")
 def check_health(
     serials: Annotated[
         list[str] | None,
-        Field(
-            title="Phones",
-            description="Serials of phones that must be there; those that TikMatrix tells of "
-            "unless set.",
-        ),
+        Either("By serial", unset="Those TikMatrix tells of"),
+        on_form("Phones", "Serials of phones that must be there, an item for each."),
     ] = None,
     longest_queue: Annotated[
-        int, Field(ge=0, description="How many open jobs a phone may have before it is reported.")
+        int,
+        on_form(
+            "Longest queue", "How many open jobs a phone may have before it is reported.", ge=0
+        ),
     ] = 20,
-    tikmatrix: TikMatrix | None = None,
+    tikmatrix: Connection = None,
     noticed: Annotated[
         str | None,
-        Field(description="What an automation saw, as one more thing that needs a hand."),
+        Either("What was seen", unset="Nothing"),
+        on_form("Noticed", "What an automation saw, as one more thing that needs a hand."),
     ] = None,
 ) -> Health:
     """Look at the licence, the queues, the phones and the accounts, and say what needs a hand.

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from tikmatrix_tasks import (
     Report,
-    TikMatrix,
     conclude,
     count_of,
     delete_finished_jobs,
@@ -18,12 +16,14 @@ from tikmatrix_tasks import (
     skip,
 )
 from tikmatrix_tasks.parameters import (
+    Connection,
     DryRun,
     MaxLatenessMinutes,
     OnlyOwn,
     RecordDays,
     ScriptName,
     SomePhones,
+    on_form,
 )
 
 
@@ -32,12 +32,14 @@ def clean_up_jobs(
     serials: SomePhones = None,
     script_name: ScriptName = None,
     min_age_days: Annotated[
-        float, Field(gt=0, description="Keep younger jobs, in days since they were created.")
+        float, on_form("Older than", "Keep younger jobs, in days since they were created.", gt=0)
     ] = 7,
-    keep_failed: Annotated[bool, Field(description="Keep failed jobs, with their reasons.")] = True,
+    keep_failed: Annotated[
+        bool, on_form("Keep failed jobs", "Failed jobs stay in the list, with their reasons.")
+    ] = True,
     only_own: OnlyOwn = True,
     record_days: RecordDays = 90,
-    tikmatrix: TikMatrix | None = None,
+    tikmatrix: Connection = None,
     max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:

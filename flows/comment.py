@@ -5,15 +5,15 @@ from __future__ import annotations
 from prefect import flow
 
 from tikmatrix_tasks import (
-    Comment,
     Report,
-    TikMatrix,
     run_name,
     run_script_flow,
     stop_jobs_on_cancel,
 )
 from tikmatrix_tasks.parameters import (
     Accounts,
+    CommentSettings,
+    Connection,
     DryRun,
     EveryAccount,
     ExclusivePhones,
@@ -35,18 +35,18 @@ def comment(
     serials: Phones = None,
     usernames: Accounts = None,
     *,
-    comment: Comment,
-    tikmatrix: TikMatrix | None = None,
-    start_time: StartTime = None,
+    comment: CommentSettings,
+    tikmatrix: Connection = None,
     enable_multi_account: EveryAccount = False,
+    start_time: StartTime = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Comment on each post from each phone, and wait until all is written.

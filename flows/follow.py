@@ -5,18 +5,18 @@ from __future__ import annotations
 from prefect import flow
 
 from tikmatrix_tasks import (
-    Follow,
     Report,
-    TikMatrix,
     run_name,
     run_script_flow,
     stop_jobs_on_cancel,
 )
 from tikmatrix_tasks.parameters import (
     Accounts,
+    Connection,
     DryRun,
     EveryAccount,
     ExclusivePhones,
+    FollowSettings,
     MaxJobs,
     MaxLatenessMinutes,
     OnTimeout,
@@ -35,18 +35,18 @@ def follow(
     serials: Phones = None,
     usernames: Accounts = None,
     *,
-    follow: Follow,
-    tikmatrix: TikMatrix | None = None,
-    start_time: StartTime = None,
+    follow: FollowSettings,
+    tikmatrix: Connection = None,
     enable_multi_account: EveryAccount = False,
+    start_time: StartTime = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Follow each user from each phone, and wait until all have been.

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from prefect import flow
-from pydantic import Field
 
 from tikmatrix_tasks import (
     Delay,
-    Follow,
     Report,
-    TikMatrix,
     conclude,
     conclude_each,
     count_of,
@@ -26,8 +23,10 @@ from tikmatrix_tasks import (
 )
 from tikmatrix_tasks.parameters import (
     Accounts,
+    Connection,
     DryRun,
     ExclusivePhones,
+    FollowSettings,
     MaxJobs,
     MaxLatenessMinutes,
     OnTimeout,
@@ -37,6 +36,7 @@ from tikmatrix_tasks.parameters import (
     Success,
     TimeoutSeconds,
     WhenBusy,
+    on_form,
 )
 
 
@@ -46,24 +46,24 @@ def follow_then_unfollow(
     serials: Phones = None,
     usernames: Accounts = None,
     *,
-    follow: Follow,
+    follow: FollowSettings,
     unfollow_after: Annotated[
         Delay,
-        Field(
-            title="Unfollow after",
-            description="How long after the follows have ended whoever was followed is unfollowed.",
+        on_form(
+            "Unfollow after",
+            "How long after the follows have ended whoever was followed is unfollowed.",
         ),
     ] = Delay(days=3),  # noqa: B008 (frozen)
-    tikmatrix: TikMatrix | None = None,
+    tikmatrix: Connection = None,
     start_time: StartTime = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Follow users from each phone, and unfollow them later where the follow completed.

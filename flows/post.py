@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tikmatrix_tasks import Post, Report, TikMatrix, run_name, run_script_flow, stop_jobs_on_cancel
+from tikmatrix_tasks import Post, Report, run_name, run_script_flow, stop_jobs_on_cancel
 from tikmatrix_tasks.parameters import (
     Accounts,
+    Connection,
     DryRun,
     EveryAccount,
     ExclusivePhones,
@@ -14,6 +15,7 @@ from tikmatrix_tasks.parameters import (
     MaxLatenessMinutes,
     OnTimeout,
     Phones,
+    PostSettings,
     RetryFailed,
     StartTime,
     Success,
@@ -27,18 +29,18 @@ from tikmatrix_tasks.parameters import (
 def post(
     serials: Phones = None,
     usernames: Accounts = None,
-    post: Post = Post(),  # noqa: B008 (frozen)
-    tikmatrix: TikMatrix | None = None,
-    start_time: StartTime = None,
+    post: PostSettings = Post(),  # noqa: B008 (frozen)
+    tikmatrix: Connection = None,
     enable_multi_account: EveryAccount = False,
+    start_time: StartTime = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Publish a video or images on each phone, and wait until each has.

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from tikmatrix_tasks import (
     Report,
-    TikMatrix,
     conclude_each,
     conclude_plan,
     read_post_table,
@@ -20,6 +18,7 @@ from tikmatrix_tasks import (
     stop_jobs_on_cancel,
 )
 from tikmatrix_tasks.parameters import (
+    Connection,
     DryRun,
     ExclusivePhones,
     MaxJobs,
@@ -30,6 +29,7 @@ from tikmatrix_tasks.parameters import (
     Success,
     TimeoutSeconds,
     WhenBusy,
+    on_form,
 )
 
 
@@ -38,22 +38,22 @@ from tikmatrix_tasks.parameters import (
 def post_from_table(
     table: Annotated[
         Path,
-        Field(
-            title="Table",
-            description="A .csv or .json file on the worker's machine; docs/post_from_table.md "
-            "says what it holds.",
+        on_form(
+            "Table",
+            "A .csv or .json file on the worker's machine, such as C:/posts.csv. What it holds, "
+            "docs/post_from_table.md says.",
         ),
     ],
     repeat_failed: RepeatFailed = False,
-    tikmatrix: TikMatrix | None = None,
+    tikmatrix: Connection = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Publish each row of a table once ever, however often the table is run.

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from tikmatrix_tasks import (
     Report,
-    TikMatrix,
     claim_jobs,
     conclude,
     count_of,
@@ -21,7 +19,9 @@ from tikmatrix_tasks import (
     wait_for_jobs,
 )
 from tikmatrix_tasks.parameters import (
+    Connection,
     DryRun,
+    Either,
     MaxLatenessMinutes,
     OnlyOwn,
     OnTimeout,
@@ -30,6 +30,7 @@ from tikmatrix_tasks.parameters import (
     SomePhones,
     Success,
     TimeoutSeconds,
+    on_form,
 )
 
 
@@ -39,18 +40,24 @@ def retry_failed_jobs(
     serials: SomePhones = None,
     script_name: ScriptName = None,
     max_age_hours: Annotated[
-        float, Field(gt=0, description="Leave older jobs as they are, in hours.")
+        float, on_form("Not older than", "Leave older jobs as they are, in hours.", gt=0)
     ] = 24,
     only_own: OnlyOwn = True,
     record_days: RecordDays = 30,
-    tikmatrix: TikMatrix | None = None,
+    tikmatrix: Connection = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     success: Success = "any",
     max_jobs: Annotated[
-        int | None, Field(ge=1, description="Refuse to run more jobs again; 200 unless set.")
+        int | None,
+        Either("Jobs", unset="Usual limit"),
+        on_form(
+            "Most jobs",
+            "Refuse to run more jobs again. The usual limit is the TikMatrix block's, or 200.",
+            ge=1,
+        ),
     ] = None,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Run failed jobs again, under the same ids, and wait for their end.

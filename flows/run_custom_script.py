@@ -5,15 +5,14 @@ from __future__ import annotations
 from prefect import flow
 
 from tikmatrix_tasks import (
-    CustomScript,
     Report,
-    TikMatrix,
     run_name,
     run_script_flow,
     stop_jobs_on_cancel,
 )
 from tikmatrix_tasks.parameters import (
     Accounts,
+    Connection,
     DryRun,
     EveryAccount,
     ExclusivePhones,
@@ -22,6 +21,7 @@ from tikmatrix_tasks.parameters import (
     OnTimeout,
     Phones,
     RetryFailed,
+    ScriptSettings,
     StartTime,
     Success,
     TimeoutSeconds,
@@ -35,18 +35,18 @@ def run_custom_script(
     serials: Phones = None,
     usernames: Accounts = None,
     *,
-    script: CustomScript,
-    tikmatrix: TikMatrix | None = None,
-    start_time: StartTime = None,
+    script: ScriptSettings,
+    tikmatrix: Connection = None,
     enable_multi_account: EveryAccount = False,
+    start_time: StartTime = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Run any script of TikMatrix by its name, its settings untouched, and wait for its jobs.

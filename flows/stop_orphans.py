@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from tikmatrix_tasks import (
     Report,
-    TikMatrix,
     conclude,
     count_of,
     find_orphans,
@@ -17,7 +15,13 @@ from tikmatrix_tasks import (
     skip,
     stop_jobs,
 )
-from tikmatrix_tasks.parameters import MaxLatenessMinutes, RecordDays, SomePhones
+from tikmatrix_tasks.parameters import (
+    Connection,
+    MaxLatenessMinutes,
+    RecordDays,
+    SomePhones,
+    on_form,
+)
 
 
 @flow(name="stop-orphans", flow_run_name="stop orphans")
@@ -25,17 +29,18 @@ def stop_orphans(
     serials: SomePhones = None,
     over_for_minutes: Annotated[
         float,
-        Field(
+        on_form(
+            "Over for",
+            "How many minutes ago a flow run must have ended before its jobs count as orphans. "
+            "Until then a crashed run may be tried again, and waits for them.",
             ge=0,
-            description="How long ago a flow run must have ended before its jobs count as "
-            "orphans. Until then a crashed run may be tried again, and waits for them.",
         ),
     ] = 60,
     record_days: RecordDays = 30,
-    tikmatrix: TikMatrix | None = None,
+    tikmatrix: Connection = None,
     max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: Annotated[
-        bool, Field(description="Show the orphans and stop nothing; on unless switched off.")
+        bool, on_form("Dry run", "Only show the orphans. Switch it off to stop them.")
     ] = True,
 ) -> Report:
     """Stop pending and running jobs whose flow runs are over, however these ended.

@@ -6,14 +6,13 @@ from prefect import flow
 
 from tikmatrix_tasks import (
     Report,
-    TikMatrix,
-    Unfollow,
     run_name,
     run_script_flow,
     stop_jobs_on_cancel,
 )
 from tikmatrix_tasks.parameters import (
     Accounts,
+    Connection,
     DryRun,
     EveryAccount,
     ExclusivePhones,
@@ -25,6 +24,7 @@ from tikmatrix_tasks.parameters import (
     StartTime,
     Success,
     TimeoutSeconds,
+    UnfollowSettings,
     WhenBusy,
 )
 
@@ -35,18 +35,18 @@ def unfollow(
     serials: Phones = None,
     usernames: Accounts = None,
     *,
-    unfollow: Unfollow,
-    tikmatrix: TikMatrix | None = None,
-    start_time: StartTime = None,
+    unfollow: UnfollowSettings,
+    tikmatrix: Connection = None,
     enable_multi_account: EveryAccount = False,
+    start_time: StartTime = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Unfollow each user from each phone, and wait until all have been.

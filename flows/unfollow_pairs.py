@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from tikmatrix_tasks import (
     FollowPair,
     Report,
-    TikMatrix,
     conclude_each,
     conclude_plan,
     count_of,
@@ -23,6 +21,8 @@ from tikmatrix_tasks import (
     unfollow_jobs,
 )
 from tikmatrix_tasks.parameters import (
+    AccessMethod,
+    Connection,
     DryRun,
     ExclusivePhones,
     MaxJobs,
@@ -32,6 +32,7 @@ from tikmatrix_tasks.parameters import (
     Success,
     TimeoutSeconds,
     WhenBusy,
+    on_form,
 )
 
 
@@ -47,24 +48,21 @@ def _run_name() -> str:
 def unfollow_pairs(
     pairs: Annotated[
         list[FollowPair],
-        Field(title="Pairs", description="Who unfollows whom; each was followed by that run."),
+        on_form("Pairs", "Who unfollows whom. Each was followed by the run below."),
     ],
     followed_by: Annotated[
-        UUID, Field(title="Followed by", description="The flow run that followed them.")
+        UUID, on_form("Followed by", "The id of the flow run that followed them.")
     ],
-    access_method: Annotated[
-        Literal["direct", "search"],
-        Field(description="Open the profile directly or search for it."),
-    ] = "direct",
-    tikmatrix: TikMatrix | None = None,
+    access_method: AccessMethod = "direct",
+    tikmatrix: Connection = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Unfollow exactly these pairs, each once ever, however often it is run.

@@ -7,13 +7,13 @@ from prefect import flow
 from tikmatrix_tasks import (
     AccountWarmup,
     Report,
-    TikMatrix,
     run_name,
     run_script_flow,
     stop_jobs_on_cancel,
 )
 from tikmatrix_tasks.parameters import (
     Accounts,
+    Connection,
     DryRun,
     EveryAccount,
     ExclusivePhones,
@@ -25,6 +25,7 @@ from tikmatrix_tasks.parameters import (
     StartTime,
     Success,
     TimeoutSeconds,
+    WarmupSettings,
     WhenBusy,
 )
 
@@ -34,18 +35,18 @@ from tikmatrix_tasks.parameters import (
 def warm_up(
     serials: Phones = None,
     usernames: Accounts = None,
-    warmup: AccountWarmup = AccountWarmup(),  # noqa: B008 (frozen)
-    tikmatrix: TikMatrix | None = None,
-    start_time: StartTime = None,
+    warmup: WarmupSettings = AccountWarmup(),  # noqa: B008 (frozen)
+    tikmatrix: Connection = None,
     enable_multi_account: EveryAccount = False,
+    start_time: StartTime = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: TimeoutSeconds = None,
     on_timeout: OnTimeout = "stop",
     retry_failed: RetryFailed = 0,
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Let the account of each phone browse for a while, as its owner would.

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.futures import PrefectFuture
-from pydantic import Field
 
 from tikmatrix_tasks import (
     AccountWarmup,
@@ -18,7 +17,6 @@ from tikmatrix_tasks import (
     Post,
     Report,
     SubmissionInDoubt,
-    TikMatrix,
     TikMatrixError,
     announce_ended,
     as_ended,
@@ -41,16 +39,21 @@ from tikmatrix_tasks import (
 )
 from tikmatrix_tasks.parameters import (
     Accounts,
+    Connection,
     DryRun,
+    Either,
     EveryAccount,
     ExclusivePhones,
     MaxJobs,
     MaxLatenessMinutes,
     OnTimeout,
     Phones,
+    PostSettings,
     StartTime,
     Success,
+    WarmupSettings,
     WhenBusy,
+    on_form,
 )
 
 
@@ -59,33 +62,33 @@ from tikmatrix_tasks.parameters import (
 def warmup_then_post(
     serials: Phones = None,
     usernames: Accounts = None,
-    warmup: AccountWarmup = AccountWarmup(),  # noqa: B008 (frozen)
-    post: Post = Post(),  # noqa: B008 (frozen)
+    warmup: WarmupSettings = AccountWarmup(),  # noqa: B008 (frozen)
+    post: PostSettings = Post(),  # noqa: B008 (frozen)
     post_when: Annotated[
         Literal["each", "all"],
-        Field(
-            title="Post when",
-            description="each: a phone posts as soon as its own warm-up completed; all: only when "
-            "all did.",
+        on_form(
+            "When to post",
+            "Each posts as soon as its own warm-up completed, or all post when all warm-ups did.",
         ),
     ] = "each",
-    tikmatrix: TikMatrix | None = None,
-    start_time: StartTime = None,
+    tikmatrix: Connection = None,
     enable_multi_account: EveryAccount = False,
+    start_time: StartTime = None,
+    max_lateness_minutes: MaxLatenessMinutes = None,
+    when_busy: WhenBusy = "queue",
+    exclusive_phones: ExclusivePhones = False,
     timeout_seconds: Annotated[
         float | None,
-        Field(
+        Either("Seconds", unset="4 hours"),
+        on_form(
+            "Longest wait",
+            "How long each warm-up, and then each post, is waited for, in seconds.",
             gt=0,
-            description="How long each warm-up, and then each post, is waited for, in seconds; "
-            "4 hours unless set.",
         ),
     ] = None,
     on_timeout: OnTimeout = "stop",
     success: Success = "any",
     max_jobs: MaxJobs = None,
-    when_busy: WhenBusy = "queue",
-    exclusive_phones: ExclusivePhones = False,
-    max_lateness_minutes: MaxLatenessMinutes = None,
     dry_run: DryRun = False,
 ) -> Report:
     """Warm up phones and publish on each whose warm-up completed.

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,13 @@ def test_housekeeping_started_once_ends_completed(api: Api) -> None:
     assert [message.startswith(words) for message, words in zip(messages, began, strict=True)] == [
         True
     ] * 4, messages
+
+
+def test_the_daily_summary_started_once_tells_of_the_day_before(api: Api) -> None:
+    yesterday = datetime.now().astimezone() - timedelta(days=1)
+    run = api.until_state(api.start("daily-summary"), "Completed")
+    assert run["state"]["message"].startswith(f"{yesterday:%a %Y-%m-%d}: ")
+    assert run["name"] == f"summary of {yesterday:%Y-%m-%d}"
 
 
 def test_deployments_are_as_the_file_says(api: Api) -> None:

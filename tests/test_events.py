@@ -68,9 +68,9 @@ def host_of(tikmatrix: TikMatrix) -> str:
     return str(tikmatrix.base_url).split("/")[2]
 
 
-def test_a_runs_whole_story(
-    prefect_address: str, simulator: Simulator, tikmatrix: TikMatrix
-) -> None:
+def test_a_runs_whole_story(prefect_address: str, start_simulator: StartSimulator) -> None:
+    simulator = start_simulator(durations={"post": 1500.0})  # long enough to be seen running
+    tikmatrix = block_for(simulator.base_url)
     simulator.engine.fail_next(serial="phone-2", remark="element not found")
     state: State[Any] = post(
         serials=PHONES, post=Post(captions="secret words"), tikmatrix=tikmatrix, return_state=True

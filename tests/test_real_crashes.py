@@ -198,9 +198,9 @@ def test_a_killed_and_retried_run_creates_each_job_once(
         if crash.at is is_in_the_wait:
             left = run.table()
             assert left.statuses == ["running"] * 2
-            as_of, _, last_known = left.description.partition(" UTC: ")
-            assert re.fullmatch(r"As of 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", as_of)
+            last_known, _, as_of = left.description.partition("; as of ")
             assert last_known == "0 of 2 jobs have ended; running: phone-1, phone-2"
+            assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", as_of)
         freeze.unlink(missing_ok=True)
         run.retry()
         run.until_it_is("Completed")

@@ -28,8 +28,10 @@ from tikmatrix_tasks.errors import (
     WaitTimedOut,
 )
 from tikmatrix_tasks.events import announce_ended
+from tikmatrix_tasks.figures import Figures, History, HistoryLine
 from tikmatrix_tasks.guards import exclusive_phones, phones_to_use, reason_to_skip, skip
 from tikmatrix_tasks.health import Health, PhoneHealth, alook_at_health, look_at_health
+from tikmatrix_tasks.history_report import show_history
 from tikmatrix_tasks.housekeeping import (
     Selection,
     adelete_finished_jobs,
@@ -63,6 +65,7 @@ from tikmatrix_tasks.observability import (
     run_name,
 )
 from tikmatrix_tasks.post_table import read_post_table
+from tikmatrix_tasks.run_history import read_history, summary_run_name
 from tikmatrix_tasks.script_flow import run_script_flow
 from tikmatrix_tasks.scripts import (
     AccountWarmup,
@@ -124,9 +127,12 @@ __all__ = [
     "Delay",
     "EachJob",
     "EndedBadly",
+    "Figures",
     "Follow",
     "FollowPair",
     "Health",
+    "History",
+    "HistoryLine",
     "HttpStatusError",
     "InternalError",
     "InvalidRequest",
@@ -202,6 +208,7 @@ __all__ = [
     "pairs_that_completed",
     "phones_to_use",
     "plan_jobs",
+    "read_history",
     "read_post_table",
     "reason_to_skip",
     "report_of",
@@ -210,12 +217,14 @@ __all__ = [
     "run_name",
     "run_script",
     "run_script_flow",
+    "show_history",
     "skip",
     "split_batch",
     "stop_jobs",
     "stop_jobs_of_run",
     "stop_jobs_on_cancel",
     "submit_jobs",
+    "summary_run_name",
     "unfollow_jobs",
     "unfollow_later",
     "wait_for_each",

@@ -64,7 +64,7 @@ class TikMatrix(Block):
         description="The Local API's address, such as http://localhost:50809/api/v1.",
     )
     timeout_seconds: float | None = Field(
-        default=None, gt=0, description="Time-out of one request, in seconds."
+        title="Time-out", default=None, gt=0, description="Time-out of one request, in seconds."
     )
     headers: SecretDict | None = Field(
         default=None,
@@ -76,28 +76,42 @@ class TikMatrix(Block):
         description="Whether the certificate is checked when the address is https.",
     )
     poll_interval_seconds: float | None = Field(
-        default=None, gt=0, description="The shortest time between two looks at jobs, in seconds."
+        title="Shortest time between looks",
+        default=None,
+        gt=0,
+        description="The shortest time between two looks at jobs, in seconds.",
     )
     max_poll_interval_seconds: float | None = Field(
-        default=None, gt=0, description="The longest time between two looks at jobs, in seconds."
+        title="Longest time between looks",
+        default=None,
+        gt=0,
+        description="The longest time between two looks at jobs, in seconds.",
     )
     failure_grace_seconds: float | None = Field(
+        title="Grace for failed jobs",
         default=None,
         ge=0,
-        description="How long Auto Retry may still revive a failed job, in seconds; 0 where Auto "
+        description="How long Auto Retry may still revive a failed job, in seconds. 0 where Auto "
         "Retry is off.",
     )
     outage_budget_seconds: float | None = Field(
-        default=None, ge=0, description="How long a wait puts up with no answer, in seconds."
+        title="Longest outage",
+        default=None,
+        ge=0,
+        description="How long a wait puts up with no answer, in seconds.",
     )
     settle_seconds: float | None = Field(
+        title="Time to settle",
         default=None,
         ge=0,
         description="How long to look for jobs after a lost answer before sending again, in "
         "seconds.",
     )
     max_jobs: int | None = Field(
-        default=None, ge=1, description="The most jobs that one submission may create."
+        title="Most jobs",
+        default=None,
+        ge=1,
+        description="The most jobs that one submission may create.",
     )
 
     @classmethod

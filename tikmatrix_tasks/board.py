@@ -274,12 +274,14 @@ class Board:
 
     async def _tag(self, prefect: PrefectClient) -> None:
         """Let runs be found by their scripts, and by what started them."""
-        scripts = {row.script for row in self.rows.values() if row.script is not None}
-        wanted = {"tikmatrix", f"origin:{_origin(self.run)}", *scripts}
-        if wanted <= self._tags:
+        scripts = [row.script for row in self.rows.values() if row.script is not None]
+        wanted = ["tikmatrix", *scripts, f"origin:{_origin(self.run)}"]
+        if {*wanted} <= self._tags:
             return
-        self._tags = wanted | {*(await prefect.read_flow_run(self.run.id)).tags}
-        await prefect.update_flow_run(self.run.id, tags=sorted(self._tags))
+        had = (await prefect.read_flow_run(self.run.id)).tags
+        tags = list(dict.fromkeys([*had, *wanted]))  # the UI shows the first three at once
+        await prefect.update_flow_run(self.run.id, tags=tags)
+        self._tags = {*tags}
 
     def progress(self) -> float:
         """How much of the run's work is done, in percent."""
@@ -292,7 +294,10 @@ class Board:
         return round(100 * done / max(len(rows), self._expected_jobs, 1), 1)
 
     def tell(self) -> str:
-        """`As of 2026-11-24 19:03:12 UTC: 5 of 12 jobs have ended, 1 failed; running: phone-1`."""
+        """`5 of 12 jobs have ended, 1 failed; running: phone-1; as of 2026-11-24 19:03:12 UTC`.
+
+        The UI cuts it off after about 35 letters where it lists a run's artifacts.
+        """
         by_status: dict[Outcome, list[Row]] = {}
         for row in self.rows.values():
             by_status.setdefault(row.status, []).append(row)
@@ -310,7 +315,8 @@ class Board:
             parts.append(f"running: {', '.join(running[:MOST_NAMED])}{more}")
         if self._silent_since is not None:
             parts.append(f"TikMatrix has given no answer since {self._silent_since:%H:%M:%S} UTC")
-        return f"As of {self._as_of:%Y-%m-%d %H:%M:%S} UTC: {'; '.join(parts)}"
+        parts.append(f"as of {self._as_of:%Y-%m-%d %H:%M:%S} UTC")
+        return "; ".join(parts)
 
 
 def _after(before: Row, row: Row) -> Row:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from tikmatrix_tasks.jobs import JobReport, Outcome
 
@@ -78,7 +78,7 @@ class Row(BaseModel):
             ran = timedelta(hours=hours, minutes=minutes, seconds=seconds)
             known = cells | {"since": since, "duration": ran if cells.get("duration") else None}
             return cls.model_validate(known)
-        except (KeyError, TypeError, ValueError, ValidationError):
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             return None
 
     @property

@@ -98,10 +98,28 @@ PostUrls = Annotated[
 Percent = Annotated[int, Field(ge=0, le=100)]
 
 
+def _plain_when_unset(schema: dict[str, Any]) -> None:
+    """Let a form show an empty input for a setting that may be left out, and send none for it.
+
+    With null as its default it would show the buttons "str" and "None". Prefect's server takes
+    null all the same for what has a type and no default.
+    """
+    for shown in schema.get("properties", {}).values():
+        options = [option for option in shown.get("anyOf", ()) if option.get("type") != "null"]
+        if len(options) == 1 and "$ref" not in options[0]:
+            del shown["anyOf"], shown["default"]
+            shown.update(options[0])
+
+
 class Settings(BaseModel):
     """Settings that TikMatrix takes: strict, frozen, and sent exactly as far as they were set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra=_plain_when_unset,
+    )
 
     api_names: ClassVar[Mapping[str, str]] = {}
     """Our name to the API's, where they differ; the API's is accepted too."""
@@ -215,56 +233,88 @@ class Post(Script):
     content_type: Literal["video", "images"] = Field(
         default="video", title="Content", description="What is published."
     )
-    image_count: int = Field(
-        default=1, ge=1, description="How many images one post holds; for images only."
-    )
     captions: str = Field(
-        default="", description="The caption; {a|b|c} picks one of several at random."
-    )
-    post_way: Literal["share", "addButton", "useSound"] = Field(
-        default="share", description="The way through the app; useSound needs a sound name."
-    )
-    material_source: Literal["materialLibrary", "localFolder"] = Field(
-        default="materialLibrary",
-        description="Where files come from when no list is given; localFolder needs a path.",
-    )
-    material_path: str | None = Field(
-        default=None, min_length=1, description="A folder on the TikMatrix machine."
+        title="Caption",
+        default="",
+        description="The text of the post. Of {a|b|c} one is picked at random.",
     )
     material_list: Files | None = Field(
+        title="Files",
         default=None,
-        description="Files on the TikMatrix machine, the recommended way; material_source is "
-        "then ignored.",
+        description="Files on the TikMatrix machine, such as C:/videos/v.mp4, an item for each. "
+        "The recommended way.",
     )
-    materials_tags: Tags | None = Field(
-        default=None, description="Only material of the library with these tags."
+    image_count: int = Field(
+        title="Images per post",
+        default=1,
+        ge=1,
+        description="How many images one post holds. For images only.",
     )
-    upload_wait_time: int = Field(
-        default=30, ge=0, description="How long to wait for the upload, in seconds."
+    post_way: Literal["share", "addButton", "useSound"] = Field(
+        title="Way to post",
+        default="share",
+        description="The way through the app. Of the three useSound needs a sound.",
     )
-    sound_wait_time: int = Field(
-        default=10, ge=0, description="How long to wait for the sound, in seconds."
+    material_source: Literal["materialLibrary", "localFolder"] = Field(
+        title="Source of files",
+        default="materialLibrary",
+        description="TikMatrix's library, or a folder. Ignored when files are named above.",
     )
-    add_sound: Literal["default", "off", "on", "custom"] = Field(
-        default="default", description="Whether a sound is added; custom needs a keyword."
-    )
-    sound_name: str | None = Field(
-        default=None, min_length=1, description="The sound; required when post_way is useSound."
-    )
-    custom_sound_keyword: str | None = Field(
+    material_path: str | None = Field(
+        title="Folder",
         default=None,
         min_length=1,
-        description="What to search for; required when add_sound is custom.",
+        description="A folder on the TikMatrix machine, such as C:/videos. Needed for localFolder.",
+    )
+    materials_tags: Tags | None = Field(
+        title="Library tags",
+        default=None,
+        description="Only material of the library with these tags.",
+    )
+    upload_wait_time: int = Field(
+        title="Wait for the upload",
+        default=30,
+        ge=0,
+        description="How long to wait for the upload, in seconds.",
+    )
+    sound_wait_time: int = Field(
+        title="Wait for the sound",
+        default=10,
+        ge=0,
+        description="How long to wait for the sound, in seconds.",
+    )
+    add_sound: Literal["default", "off", "on", "custom"] = Field(
+        title="Add a sound",
+        default="default",
+        description="Whether a sound is added. Custom needs a sound to search for.",
+    )
+    sound_name: str | None = Field(
+        title="Sound",
+        default=None,
+        min_length=1,
+        description="The sound's name. Needed when the way to post is useSound.",
+    )
+    custom_sound_keyword: str | None = Field(
+        title="Sound to search for",
+        default=None,
+        min_length=1,
+        description="What to search for. Needed when the added sound is custom.",
     )
     origin_sound_volume: Percent = Field(
-        default=50, description="Volume of the original sound, 0 to 100."
+        title="Volume of the original sound",
+        default=50,
+        description="Volume of the original sound, 0 to 100.",
     )
     add_sound_volume: Percent = Field(
-        default=50, description="Volume of the added sound, 0 to 100."
+        title="Volume of the added sound",
+        default=50,
+        description="Volume of the added sound, 0 to 100.",
     )
-    add_product_link: bool = Field(default=False, description="Add a product link; TikTok only.")
+    add_product_link: bool = Field(
+        title="Product link", default=False, description="Add a product link. TikTok only."
+    )
     placement: Literal["reel", "story"] = Field(
-        default="reel", description="Where it appears; Instagram only."
+        title="Placement", default="reel", description="Where it appears. Instagram only."
     )
 
     @model_validator(mode="after")
@@ -286,10 +336,13 @@ class _ActsOnUsers(Script):
     also_accepted = {"target_user": "target_users"}
 
     target_users: Users = Field(
-        description="The users, one job per phone and user; separate several by line or comma."
+        title="Users",
+        description="Names of the users, one in each line. Each phone gets a job for each user.",
     )
     access_method: Literal["direct", "search"] = Field(
-        default="direct", description="Open the profile directly or search for it."
+        title="Way to the profile",
+        default="direct",
+        description="Open the profile directly or search for it.",
     )
 
     @property
@@ -322,19 +375,25 @@ class Comment(Script):
     private = ("comment_content", "comment_image_path")
 
     target_post_urls: PostUrls = Field(
-        description="Links to the posts, one job per phone and post."
+        title="Posts",
+        description="Links to the posts, one in each line. Each phone gets a job for each post.",
     )
     comment_content: Annotated[Lines, Field(min_length=1)] = Field(
-        description="The comments to choose from, one per line."
+        title="Comments", description="The comments to choose from, one in each line."
     )
     comment_order: Literal["random", "sequential"] = Field(
-        default="random", description="In which order comments are taken."
+        title="Order of comments",
+        default="random",
+        description="In which order comments are taken.",
     )
-    insert_emoji: bool = Field(default=False, description="Add an emoji to each comment.")
+    insert_emoji: bool = Field(
+        title="Add emoji", default=False, description="Add an emoji to each comment."
+    )
     comment_image_path: str | None = Field(
+        title="Image",
         default=None,
         min_length=1,
-        description="An image on the TikMatrix machine to add; TikTok only.",
+        description="An image on the TikMatrix machine to add. TikTok only.",
     )
 
     @property
@@ -356,14 +415,27 @@ class ChatGPT(Settings):
         title="API key (name of a Secret block)",
         description="The name of the Prefect Secret block that holds the OpenAI key.",
     )
-    model: str = Field(default="gpt-3.5-turbo", min_length=1, description="The model's name.")
-    prompt: str | None = Field(default=None, description="What the model is asked to write.")
-    max_tokens: int = Field(default=100, ge=1, description="The longest comment, in tokens.")
+    model: str = Field(
+        title="Model", default="gpt-3.5-turbo", min_length=1, description="The model's name."
+    )
+    prompt: str | None = Field(
+        title="Prompt", default=None, description="What the model is asked to write."
+    )
+    max_tokens: int = Field(
+        title="Longest comment", default=100, ge=1, description="The longest comment, in tokens."
+    )
     temperature: float = Field(
-        default=0.7, ge=0, le=2, description="0: always alike; 2: most varied."
+        title="Variety",
+        default=0.7,
+        ge=0,
+        le=2,
+        description="How varied the comments are, from 0 for always alike to 2.",
     )
     base_url: str | None = Field(
-        default=None, min_length=1, description="Another server that speaks OpenAI's API."
+        title="Server",
+        default=None,
+        min_length=1,
+        description="Another server that speaks OpenAI's API.",
     )
 
     @model_validator(mode="before")
@@ -402,35 +474,57 @@ class AccountWarmup(Script):
     task_duration: int = Field(
         default=600, ge=1, title="Duration", description="How long the warm-up runs, in seconds."
     )
-    topics: Lines | None = Field(default=None, description="Topics to look for, one per line.")
+    topics: Lines | None = Field(
+        title="Topics", default=None, description="Topics to look for, one in each line."
+    )
     min_duration: int = Field(
-        default=15, ge=1, description="The shortest time spent on a video, in seconds."
+        title="Shortest time on a video",
+        default=15,
+        ge=1,
+        description="The shortest time spent on a video, in seconds.",
     )
     max_duration: int = Field(
-        default=30, ge=1, description="The longest time spent on a video, in seconds."
+        title="Longest time on a video",
+        default=30,
+        ge=1,
+        description="The longest time spent on a video, in seconds.",
     )
     like_probability: Percent = Field(
-        default=0, description="Chance to like a video, 0 to 100 percent."
+        title="Chance to like", default=0, description="Chance to like a video, 0 to 100 percent."
     )
     follow_probability: Percent = Field(
-        default=0, description="Chance to follow its author, 0 to 100 percent."
+        title="Chance to follow",
+        default=0,
+        description="Chance to follow its author, 0 to 100 percent.",
     )
     collect_probability: Percent = Field(
-        default=0, description="Chance to add it to the favourites, 0 to 100 percent."
+        title="Chance to save",
+        default=0,
+        description="Chance to add it to the favourites, 0 to 100 percent.",
     )
     comment_probability: Percent = Field(
-        default=0, description="Chance to comment, 0 to 100 percent."
+        title="Chance to comment", default=0, description="Chance to comment, 0 to 100 percent."
     )
     comments: Lines | None = Field(
-        default=None, description="The comments to choose from, one per line."
+        title="Comments", default=None, description="The comments to choose from, one in each line."
     )
-    insert_emoji: bool = Field(default=False, description="Add an emoji to each comment.")
+    insert_emoji: bool = Field(
+        title="Add emoji", default=False, description="Add an emoji to each comment."
+    )
     comment_order: Literal["random", "sequential"] = Field(
-        default="random", description="In which order comments are taken."
+        title="Order of comments",
+        default="random",
+        description="In which order comments are taken.",
     )
-    generate_by_chatgpt: bool = Field(default=False, description="Let a model write comments.")
+    generate_by_chatgpt: bool = Field(
+        title="Comments by ChatGPT",
+        default=False,
+        description="Let a model write the comments, as the ChatGPT settings say.",
+    )
     chatgpt_settings: ChatGPT | None = Field(
-        default=None, description="How comments are generated."
+        title="ChatGPT",
+        default=None,
+        description="How comments are generated. Needed for comments by ChatGPT.",
     )
 
     @property
@@ -462,9 +556,15 @@ class CustomScript(Script):
 
     api_names = {"script": "script_name", "settings": "script_config"}
 
-    script: str = Field(min_length=1, description="The API's name of the script.")
+    script: str = Field(
+        title="Script",
+        min_length=1,
+        description="TikMatrix's name of the script, such as login or like.",
+    )
     settings: dict[str, Any] = Field(
-        default_factory=dict, description="Its settings, by the API's names."
+        title="Settings",
+        default_factory=dict,
+        description="Its settings as JSON, by TikMatrix's names.",
     )
 
     def model_post_init(self, context: Any) -> None:

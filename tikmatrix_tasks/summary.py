@@ -27,7 +27,7 @@ def summary(
     now: datetime,
 ) -> str:
     """What a run came to: its sentence, counts and durations, a timeline, and what needs a hand."""
-    parts = [f"## {_plain(sentence)}"]
+    parts = [f"## {plain(sentence)}"]
     if started is not None:
         took = in_hours(now - started)
         parts.append(f"Started {started:%Y-%m-%d %H:%M:%S} UTC, ended {now:%H:%M:%S} UTC: {took}.")
@@ -39,7 +39,7 @@ def summary(
     bad = [row for row in rows if row.status is not Outcome.COMPLETED]
     if bad:
         parts += ["### Not completed", _not_completed(bad)]
-    decided = [f"- {_plain(decision)}" for decision in decisions]
+    decided = [f"- {plain(decision)}" for decision in decisions]
     if decided:
         parts += ["### Submission", "\n".join(decided)]
     return "\n\n".join(parts)
@@ -56,7 +56,7 @@ def _counts(rows: Sequence[Row]) -> str:
         ran = [row.duration for row in jobs if row.duration is not None]
         cells = [len(jobs), completed, failed, len(jobs) - completed - failed]
         times = [_median(ran), in_hours(max(ran))] if ran else ["", ""]
-        lines.append((_plain(script), *map(str, cells), *times))
+        lines.append((plain(script), *map(str, cells), *times))
     heads = ("script", "jobs", "completed", "failed", "other", "median duration", "longest")
     return _table(heads, lines)
 
@@ -69,23 +69,24 @@ def _not_completed(rows: Sequence[Row]) -> str:
     lines = [
         (
             _linked(row),
-            _plain(row.script or "?"),
+            plain(row.script or "?"),
             "" if row.job is None else str(row.job),
             row.status.value,
-            _plain(row.remark or ""),
+            plain(row.remark or ""),
         )
         for row in worst_first(rows)[:MOST_NAMED]
     ]
     more = f"\n\nand {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
-    return _table(("phone or account", "script", "job", "became", "why"), lines) + more
+    who = "phone" if all(row.phone for row in rows) else "phone or account"
+    return _table((who, "script", "job", "became", "why"), lines) + more
 
 
 def _linked(row: Row) -> str:
     """With a link to its story in the event feed, which no click in the UI leads to."""
     if row.phone is None:
-        return _plain(row.owner)
+        return plain(row.owner)
     resource = quote(json.dumps([f"tikmatrix.phone.{row.phone}"]))
-    return f"[{_plain(row.owner)}](/v2/events?resource={resource})"
+    return f"[{plain(row.owner)}](/v2/events?resource={resource})"
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -93,7 +94,7 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """On one line, and no Markdown: TikMatrix's words are anybody's."""
     flat = " ".join(words.split())
     for mark in ("\\", "|", "`", "*", "_", "[", "]", "<", ">", "#"):

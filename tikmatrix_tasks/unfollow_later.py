@@ -61,9 +61,9 @@ class Delay(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    days: float = Field(default=0, ge=0)
-    hours: float = Field(default=0, ge=0)
-    minutes: float = Field(default=0, ge=0)
+    days: float = Field(default=0, ge=0, title="Days", description="So many days.")
+    hours: float = Field(default=0, ge=0, title="Hours", description="And so many hours.")
+    minutes: float = Field(default=0, ge=0, title="Minutes", description="And so many minutes.")
 
     @property
     def as_timedelta(self) -> timedelta:

@@ -33,8 +33,7 @@ class TikMatrix(Block):
     """
     One TikMatrix: the address of its Local API and how patiently to talk to it.
 
-    A field that is left empty takes the setting `PREFECT_INTEGRATIONS_TIKMATRIX_...`, and that its
-    default.
+    A field that is left empty takes the worker's setting of that name, or else its default.
 
     Example:
         Load a stored block and run a job with it:

@@ -141,9 +141,9 @@ def _content(automation: AutomationCore) -> dict[str, Any]:
 
 
 def _say(done: str, on: bool, name: str) -> None:
-    print(f"{done:<8} {'on' if on else 'off':<4} {name}")  # noqa: T201 (a command prints)
+    print(f"{done:<8} {'on' if on else 'off':<4} {name}")
 
 
 def _refuse(why: str) -> int:
-    print(f"automations: {why}", file=sys.stderr)  # noqa: T201 (a command prints)
+    print(f"automations: {why}", file=sys.stderr)
     return 1

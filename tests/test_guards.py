@@ -16,6 +16,7 @@ import httpx
 import pytest
 from prefect import State, flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelled, Crashed, Running, Scheduled
@@ -415,16 +416,20 @@ def test_a_phone_without_a_limit_fails_the_run_before_anything_is_sent(
     assert refusal.value.field == "exclusive_phones"
     assert "`prefect-tikmatrix limits --phones nobody's spare`" in refusal.value.problem
 
-    url = f"{prefect_api}/v2/concurrency_limits/tikmatrix-phone-{phones[0]}"
     for change in ({"active": False}, {"active": True, "limit": 2}):
-        httpx.patch(url, json=change, trust_env=False).raise_for_status()
+        with get_client(sync_client=True) as prefect:
+            prefect.update_global_concurrency_limit(
+                f"tikmatrix-phone-{phones[0]}", GlobalConcurrencyLimitUpdate(**change)
+            )
         with pytest.raises(InvalidRequest, match="no concurrency limit of 1"):
             post(serials=phones, **arguments)
     with pytest.raises(InvalidRequest, match="goes with serials"):
         post(usernames=["user-1a"], **arguments)
     assert len(simulator.requests) == 0
     limits("--phones", *phones, api=prefect_api)
-    assert httpx.get(url, trust_env=False).json()["limit"] == 1
+    with get_client(sync_client=True) as prefect:
+        limit = prefect.read_global_concurrency_limit_by_name(f"tikmatrix-phone-{phones[0]}")
+    assert limit.limit == 1
 
 
 def test_limits_are_created_once(prefect_api: str, simulator: Simulator) -> None:

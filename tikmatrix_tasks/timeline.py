@@ -18,10 +18,11 @@ _COLOURS = {
     Outcome.GONE: "#9333ea",
 }
 _OTHER = "#6b7280"
-_WIDTH, _LEFT, _RIGHT, _TOP, _LANE = 900.0, 150.0, 20.0, 46.0, 22.0
-_LONGEST_NAME = 20
+# No wider than the UI shows it: V2 would shrink the words with the picture.
+_WIDTH, _LEFT, _RIGHT, _TOP, _LANE = 600.0, 120.0, 24.0, 46.0, 22.0
+_LONGEST_NAME = 16
 _LETTER = 6.5  # about how wide a letter is
-_STEPS = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 86400)
+_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
 def timeline(
@@ -90,7 +91,7 @@ def _legend(rows: Sequence[Row]) -> list[str]:
 
 def _ticks(begin: datetime, end: datetime) -> list[datetime]:
     seconds = (end - begin).total_seconds()
-    step = next((step for step in _STEPS if seconds / step <= 8), _STEPS[-1])
+    step = next((step for step in _STEPS if seconds / step <= 6), _STEPS[-1])
     first = begin.timestamp() // step * step + step
     return [
         datetime.fromtimestamp(first + number * step, timezone.utc)

@@ -30,6 +30,7 @@ class PrefectUi:
         """Take the picture `docs/images/{name}.png` of what is to be seen."""
         IMAGES.mkdir(exist_ok=True)
         self.page.set_viewport_size({"width": 1280, "height": height})
+        self.page.mouse.move(0, 0)  # what the mouse is on looks different
         self.page.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
 
     # The form of a deployment
@@ -43,11 +44,13 @@ class PrefectUi:
         expect(self.page.get_by_role("heading", name="Parameters")).to_be_visible()
         self.page.wait_for_load_state("networkidle")  # a click before that is lost
 
+    def label(self, title: str) -> Locator:
+        written = re.compile(rf"^{re.escape(title)}( \(Optional\))?$")
+        return self.page.locator("label").filter(has_text=written).first
+
     def field(self, title: str) -> Locator:
         """What belongs to a label of the form."""
-        written = re.compile(rf"^{re.escape(title)}( \(Optional\))?$")
-        label = self.page.locator("label").filter(has_text=written).first
-        return label.locator("xpath=following::fieldset[1]")
+        return self.label(title).locator("xpath=following::fieldset[1]")
 
     def fill_list(self, title: str, entries: list[str]) -> None:
         field = self.field(title)

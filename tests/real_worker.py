@@ -266,6 +266,12 @@ class Run:
         (table,) = self.production.server.call("POST", "/artifacts/filter", body)
         return Table(table["description"], json.loads(table["data"]))
 
+    def told(self, event: str) -> list[Any]:
+        """The payloads of the run's events of this name."""
+        wanted = {"event": {"name": [event]}, "related": {"id": [f"prefect.flow-run.{self.id}"]}}
+        found = self.production.server.call("POST", "/events/filter", {"filter": wanted})
+        return [kept["payload"] for kept in found["events"]]
+
     def _read(self) -> dict[str, Any]:
         run: dict[str, Any] = self.production.server.call("GET", f"/flow_runs/{self.id}")
         return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
@@ -35,6 +37,7 @@ from tikmatrix_tasks.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 FILE = ROOT / "deployments" / "automations.yaml"
+DOCUMENT = (ROOT / "docs" / "automations.md").read_text(encoding="utf-8")
 DEFINED: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 PREFECT_YAML: dict[str, Any] = yaml.safe_load(FILE.with_name("prefect.yaml").read_text("utf-8"))
 NAMES = [automation["name"] for automation in DEFINED["automations"]]
@@ -139,8 +142,8 @@ def _served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     quick_file = folder / "automations.yaml"
     quick_file.write_text(yaml.safe_dump(defined), encoding="utf-8")
     made = automations("--file", str(quick_file), server=server)
-    expected = [f"created  on   {name}" for name in NAMES]
-    assert made == [*expected, "there    off  post-after-warm-up"]
+    assert "\n".join(made) in DOCUMENT
+    assert [line.split()[-1] for line in made] == [*NAMES, "post-after-warm-up"]
     yield server
     server.forget_automations()
     with get_client(sync_client=True) as prefect:
@@ -230,19 +233,19 @@ def test_tikmatrix_out_of_reach(server: Server, start_simulator: StartSimulator)
     assert not server.looks(host_of(restarted))
 
 
-def test_nothing_finished_in_time(server: Server, simulator: Simulator) -> None:
+def test_nothing_finished_in_time(
+    server: Server, simulator: Simulator, tikmatrix: TikMatrix
+) -> None:
     """Nobody took the run up, as when the worker's PC is off; another deployment did its work."""
     phones = {"serials": ["phone-1"]}
+    late: State[Any] = Scheduled(scheduled_time=datetime.now(timezone.utc) - timedelta(minutes=10))
     with get_client(sync_client=True) as prefect:
         posts = prefect.read_deployment_by_name("post/post")
-        done = prefect.create_flow_run_from_deployment(posts.id, parameters=phones)
-    assert server.run_it(done.id, block_for(simulator.base_url)).is_completed()
-    with get_client(sync_client=True) as prefect:
         warm_up = prefect.read_deployment_by_name("warm-up/warm-up")
-        due: State[Any] = Scheduled(
-            scheduled_time=datetime.now(timezone.utc) - timedelta(minutes=10)
-        )
-        prefect.create_flow_run_from_deployment(warm_up.id, parameters=phones, state=due)
+        done = prefect.create_flow_run_from_deployment(posts.id, parameters=phones)
+        run_flow(post, done, parameters=phones | {"tikmatrix": tikmatrix})
+        prefect.create_flow_run_from_deployment(warm_up.id, parameters=phones, state=late)
+    assert [job.status for job in simulator.jobs] == [2]
     run = server.look("warm-up", within_seconds=90)
     reason = "a run of warm-up was due, and no job of it has completed in time"
     assert run.parameters["noticed"] == reason
@@ -340,6 +343,11 @@ def test_without_a_server_there_is_nothing_to_make_them_on() -> None:
     assert done.stderr == (
         "automations: set PREFECT_API_URL first: automations live on a Prefect server\n"
     )
+
+
+def test_the_document_tells_of_each() -> None:
+    told = re.findall(r"^\| `(tikmatrix-[a-z-]+)` \|", DOCUMENT, re.M)
+    assert told == NAMES
 
 
 def test_every_deployment_that_does_work_is_looked_after() -> None:

@@ -12,6 +12,8 @@ import httpx
 import pytest
 from prefect import State, flow
 from prefect.events import Event, emit_event
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
 
 from flows.check_health import check_health
 from flows.post import post
@@ -38,7 +40,7 @@ DOCUMENT = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 KINDS = ("job", "batch", "phone", "license", "connection")
 
 
-def events_of(address: str, run: State[Any]) -> list[Event]:
+def events_of(address: str, state: State[Any]) -> list[Event]:
     """Every event of the kinds of docs/events.md that a flow run emitted, the first one first."""
 
     def ask(**query: Any) -> list[Event]:
@@ -54,7 +56,7 @@ def events_of(address: str, run: State[Any]) -> list[Event]:
     emit_event("tikmatrix.mark", resource={"prefect.resource.id": mark})
     until("Prefect's server has kept what came before", lambda: ask(resource={"id": [mark]}))
     return ask(
-        related={"id": [f"prefect.flow-run.{run.state_details.flow_run_id}"]},
+        related={"id": [f"prefect.flow-run.{state.state_details.flow_run_id}"]},
         event={"prefix": [f"tikmatrix.{kind}." for kind in KINDS]},
     )
 
@@ -154,6 +156,36 @@ def test_a_run_that_is_tried_again_and_two_waits_tell_a_failure_once(
     assert [batch.job_ids for batch in attempts] == [(simulator.jobs[0].id,)] * 2
     assert names_of(events).count("job.failed") == 1
     assert names_of(events).count("batch.submitted") == 1
+
+
+def test_a_later_attempt_does_not_even_send_what_was_told(
+    simulator: Simulator, tikmatrix: TikMatrix
+) -> None:
+    """Prefect's server forgets within the hour which events it saw; the run does not."""
+    simulator.engine.fail_next(serial="phone-1")
+    attempts: list[int] = []
+
+    @flow(retries=2)
+    def unlucky() -> None:
+        wait_for_jobs(
+            submit_jobs(Post(), serials=["phone-1"], tikmatrix=tikmatrix),
+            fail_on="never",
+            tikmatrix=tikmatrix,
+        )
+        attempts.append(len(attempts))
+        if len(attempts) < 3:
+            raise RuntimeError("something else failed")
+
+    EventsWorker.set_client_override(AssertingEventsClient)
+    try:
+        unlucky()
+        EventsWorker.instance().drain()
+        sent = [event for client in AssertingEventsClient.all for event in client.events]
+    finally:
+        EventsWorker.set_client_override(None)
+        AssertingEventsClient.reset()
+    assert len(attempts) == 3
+    assert [event.event for event in sent].count("tikmatrix.job.failed") == 1
 
 
 def test_the_same_job_ids_of_another_tikmatrix_are_other_jobs(

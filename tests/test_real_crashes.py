@@ -268,6 +268,9 @@ def test_cancel_stops_the_jobs_of_a_flow_of_ones_own(
         if how == "killed":
             run.signal(signal.SIGKILL)
         see_that_nothing_is_left(run, tikmatrix, called_at)
+        run.until("each is told as stopped", lambda: len(run.told("tikmatrix.job.stopped")) == 2)
+        phones = [job["serial"] for job in run.told("tikmatrix.job.stopped")]
+        assert sorted(phones) == TWO_PHONES
 
     side_by_side(lambda: cancel("own_flow"), lambda: cancel("own_async_flow"))
 

@@ -6,11 +6,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+import traceback
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from flows.post import post
@@ -23,6 +25,7 @@ from tikmatrix_tasks import (
     CustomScript,
     InvalidRequest,
     JobRequest,
+    NoAnswerError,
     Post,
     TikMatrix,
     TikMatrixClient,
@@ -198,6 +201,21 @@ async def test_a_token_is_found_without_its_word_before(odd_server: OddServer) -
     async with TikMatrixClient(odd_server.base_url, headers=headers) as client:
         with pytest.raises(BadRequestError, match=r"\[private\] has expired"):
             await client.get_stats()
+
+
+async def test_what_had_to_be_redacted_is_not_shown_as_the_cause_either() -> None:
+    """A traceback shows causes; what broke the connection may repeat what was sent."""
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise httpx.RemoteProtocolError(f"illegal status line: {request.headers['X-Token']}")
+
+    headers = {"X-Token": "planted-token"}
+    async with TikMatrixClient(headers=headers, transport=httpx.MockTransport(fail)) as client:
+        with pytest.raises(NoAnswerError) as failure:
+            await client.get_stats()
+    told = "".join(traceback.format_exception(failure.value))
+    assert "illegal status line: [private]" in told
+    assert "planted-token" not in told
 
 
 def test_header_values_among_the_parameters_of_a_run_are_refused(

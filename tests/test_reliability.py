@@ -72,7 +72,7 @@ def test_each_fault_of_a_create_costs_no_duplicate(kind: str, dialect: Dialect) 
         assert pairs_in(tikmatrix) == PAIRS
         assert {job.id for job in tikmatrix.engine.jobs} == set(batch.job_ids)
         decided = batch.decisions[0].split(":")[0] if batch.decisions else "answered"
-        words = re.sub(r" jobs [\d, ]+", "", decided).replace("sending", "sent")
+        words = re.sub(r" jobs [-\d, ]+", "", decided).replace("sending", "sent")
         assert words == said
 
     run(scenario())

@@ -123,10 +123,9 @@ class Feed:
 
     def phone(self, serial: str, *, online: bool | None, logged_out: Sequence[str]) -> None:
         """`tikmatrix.phone.offline`, `.logged-out` or `.well`; nothing where nothing is known."""
-        words = {"offline": online is False, "logged-out": bool(logged_out)}
-        if online is not None and not any(words.values()):
-            words["well"] = True
-        for word in [word for word, holds in words.items() if holds]:
+        words = ["offline"] if online is False else []
+        words += ["logged-out"] if logged_out else []
+        for word in words or (["well"] if online else []):
             self._tell(
                 f"phone.{word}",
                 f"phone.{serial}",
@@ -232,9 +231,11 @@ class WaitFeed:
 @asynccontextmanager
 async def feed_of_wait(base_url: str, batch: Batch) -> AsyncIterator[WaitFeed]:
     """The feed of one wait. What it told of failures is noted, for the run's next attempt."""
-    run = outermost_run()
-    name = f"told-{batch.job_ids[0] if batch.job_ids else 0}"
-    told = await noted(run.id, name) if run is not None and run.run_count > 1 else []
+    run, first = outermost_run(), batch.job_ids[0] if batch.job_ids else None
+    told: list[str] = []
+    if run is not None and run.run_count > 1:
+        with _never_mind():
+            told = await noted(run.id, f"told-{first}")
     feed = WaitFeed(Feed.here(base_url), batch, told)
     try:
         yield feed
@@ -243,7 +244,16 @@ async def feed_of_wait(base_url: str, batch: Batch) -> AsyncIterator[WaitFeed]:
         raise
     finally:
         if run is not None and feed.failures:
-            await note_once(run.id, name, feed.failures)
+            with _never_mind():
+                await note_once(run.id, f"told-{first}", feed.failures)
+
+
+@contextmanager
+def _never_mind() -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # result storage is away: at worst something is told twice
+        get_logger("tikmatrix").debug("What was told could not be noted.", exc_info=True)
 
 
 @contextmanager

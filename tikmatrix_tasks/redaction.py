@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 
 PRIVATE = "[private]"
@@ -48,7 +48,7 @@ class PrivateTexts:
     def __init__(self, most_characters: int = MOST_CHARACTERS) -> None:
         self._most_characters = most_characters
         self._characters = 0
-        self._known: dict[str, None] = {}  # the one met longest ago is the first
+        self._known: OrderedDict[str, None] = OrderedDict()  # first what was met longest ago
         self._by_start: defaultdict[str, set[str]] = defaultdict(set)
         self._lock = threading.Lock()
 
@@ -59,7 +59,7 @@ class PrivateTexts:
                 for form in _forms(text):
                     self._add(form)
             while self._characters > self._most_characters:
-                self._forget(next(iter(self._known)))
+                self._forget_oldest()
 
     def hide(self, text: str) -> str:
         """The text, with `[private]` in place of what is remembered."""
@@ -75,15 +75,14 @@ class PrivateTexts:
         return "".join([*parts, text[start:]])
 
     def _add(self, text: str) -> None:
-        if text in self._known:
-            del self._known[text]
-        else:
+        if text not in self._known:
             self._characters += len(text)
             self._by_start[text[:SHORTEST]].add(text)
         self._known[text] = None
+        self._known.move_to_end(text)
 
-    def _forget(self, text: str) -> None:
-        del self._known[text]
+    def _forget_oldest(self) -> None:
+        text, _ = self._known.popitem(last=False)
         self._characters -= len(text)
         alike = self._by_start[text[:SHORTEST]]
         alike.discard(text)

@@ -1,10 +1,10 @@
 # On a fresh machine: `make demo` runs the main job on simulated phones, `make test` the tests,
 # `make bench` measures what waiting costs, `make up` brings up all that an evening with the UI
-# takes, until `make down`.
+# takes, until `make down`, `make e2e` looks at the flows in a real browser.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo up down test soak bench check clean
+.PHONY: demo up down test e2e soak bench check clean
 
 demo: .venv/.installed
 	@$(BIN)/prefect-tikmatrix demo
@@ -17,6 +17,10 @@ up down: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/test_real_crashes.py
 	$(BIN)/python -m pytest tests/test_real_crashes.py
+
+# Takes a Chromium of this machine, and takes the pictures in docs/images again.
+e2e: .venv/.e2e-installed
+	$(BIN)/python -m pytest tests/e2e
 
 # As many simulated evenings as one likes: make soak SCHEDULES=100000 FIRST=5000
 soak: .venv/.installed
@@ -42,6 +46,6 @@ clean:
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-.venv/.bench-installed: .venv/.installed
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+.venv/.bench-installed .venv/.e2e-installed: .venv/.%-installed: .venv/.installed
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	@touch $@

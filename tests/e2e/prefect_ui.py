@@ -26,6 +26,14 @@ class PrefectUi:
         """All that is to be read, without the menu."""
         return str(self.page.get_by_role("main").inner_text())
 
+    def shows(self, what: Locator) -> bool:
+        """Whether it is on the page, once the page has had time to ask for it."""
+        try:
+            what.wait_for(timeout=2000)
+        except TimeoutError:
+            return False
+        return True
+
     def photograph(self, name: str, height: int = 900) -> None:
         """Take the picture `docs/images/{name}.png` of what is to be seen."""
         IMAGES.mkdir(exist_ok=True)
@@ -85,11 +93,7 @@ class PrefectUi:
 
         def is_there() -> bool:
             self.open_run(run_id, "Artifacts")
-            try:
-                card.wait_for(timeout=2000)
-            except TimeoutError:
-                return False
-            return True
+            return self.shows(card)
 
         until(f"the card {kind}", is_there)
         card.click()

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, TimeoutError, expect
+from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as NotInTime
 
 from tests.real_worker import until
 
@@ -30,7 +31,7 @@ class PrefectUi:
         """Whether it is on the page, once the page has had time to ask for it."""
         try:
             what.wait_for(timeout=2000)
-        except TimeoutError:
+        except NotInTime:
             return False
         return True
 

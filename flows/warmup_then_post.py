@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -24,6 +23,7 @@ from tikmatrix_tasks import (
     conclude,
     count_of,
     expect_jobs,
+    natural,
     phones_to_use,
     plan_jobs,
     reason_to_skip,
@@ -232,10 +232,5 @@ def _sentence(posts: Report, owners: Sequence[str], everyone: str) -> str:
         why = str(job) if job.job_id is not None else f"{job.owner}: {job.remark}"
         missed.setdefault(job.owner or str(job), why)  # one reason for each phone will do
     posted = len(owners) - len(missed)
-    reasons = [missed[owner] for owner in sorted(missed, key=_natural)]
+    reasons = [missed[owner] for owner in sorted(missed, key=natural)]
     return "; ".join([f"{posted} of {everyone} posted", *reasons])
-
-
-def _natural(owner: str) -> list[tuple[int, str]]:
-    """`phone-2` before `phone-10`."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", owner)]

@@ -23,9 +23,12 @@ from flows.warmup_then_post import warmup_then_post
 from tests.conftest import PHONES, StartSimulator, block_for
 from tikmatrix_tasks import (
     AccountWarmup,
+    JobReport,
+    Outcome,
     Post,
     Report,
     TikMatrix,
+    conclude,
     run_script,
     submit_jobs,
     wait_for_jobs,
@@ -188,10 +191,96 @@ def test_an_hour_with_fifty_phones_is_a_short_log(start_simulator: StartSimulato
         return_state=True,
     )
     assert state.message == "50 of 50 warmed up"
-    assert len(simulator.requests) > 100, "many looks"
+    assert len(simulator.requests) > 10, "many looks"
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_of(state).id]))
     with get_client(sync_client=True) as prefect:
         lines = prefect.read_logs(log_filter=wanted, limit=200)
     told = [line.message for line in lines]
     assert 0 < len(told) < 200
     assert any("account_warmup completed" in line and "[job" in line for line in told)
+
+
+def test_a_wait_by_ids_shows_each_job_once(tikmatrix: TikMatrix) -> None:
+    """Whoever waits by ids knows neither script nor phone; the rows tell, a moment later."""
+
+    @flow
+    def evening() -> None:
+        batch = submit_jobs(Post(), serials=PHONES, tikmatrix=tikmatrix)
+        wait_for_jobs(list(batch.job_ids), tikmatrix=tikmatrix)
+
+    left = Left(evening(return_state=True))
+    assert [(row["phone"], row["script"]) for row in left.rows] == [(it, "post") for it in PHONES]
+    assert left.by_type["progress"].data == 100
+
+
+def test_a_job_that_worked_after_all_keeps_nothing_of_its_failure(simulator: Simulator) -> None:
+    simulator.engine.fail_next(serial="phone-2", remark="element not found")
+    state = post(
+        serials=PHONES,
+        retry_failed=1,
+        tikmatrix=block_for(simulator.base_url),
+        return_state=True,
+    )
+    rows = Left(state).rows
+    assert [(row["status"], row["remark"]) for row in rows] == [("completed", None)] * 3
+
+
+def test_a_job_that_completed_and_was_deleted_since_has_completed(simulator: Simulator) -> None:
+    tikmatrix = block_for(simulator.base_url)
+
+    @flow(retries=1)
+    def evening() -> None:
+        batch = submit_jobs(Post(), serials=PHONES, tikmatrix=tikmatrix)
+        wait_for_jobs(batch, fail_on="never", tikmatrix=tikmatrix)
+        if simulator.engine.stats()["total"]:
+            for job in simulator.jobs:
+                simulator.engine.operator_delete(job.id)
+            raise RuntimeError("and the run is tried again")
+
+    left = Left(evening(return_state=True))
+    assert [row["status"] for row in left.rows] == ["completed"] * 3
+
+
+def test_what_an_earlier_attempt_could_not_begin_is_not_held_against_the_run(
+    tikmatrix: TikMatrix,
+) -> None:
+    """A phone that posted after all must not stand first in the table, as not created."""
+    missed = JobReport(script_name="post", owner="phone-1", outcome=Outcome.NOT_CREATED)
+
+    @flow(retries=1)
+    def evening() -> Report:
+        done = run_script(Post(), serials=PHONES[:1], tikmatrix=tikmatrix)
+        if flow_run.run_count == 1:
+            conclude(Report(jobs=(missed,)), "0 posted", failed=True)
+            raise RuntimeError("the first attempt fails")
+        return conclude(done, "1 posted", failed=False)
+
+    left = Left(evening(return_state=True))
+    assert [(row["phone"], row["status"]) for row in left.rows] == [("phone-1", "completed")]
+    assert left.by_type["markdown"].description == "1 posted"
+
+
+def test_times_that_cannot_be_do_not_fail_a_run(tikmatrix: TikMatrix) -> None:
+    """Some programs write the year 1 for "not yet"."""
+    ever = JobReport(job_id=1, script_name="post", outcome=Outcome.COMPLETED, seconds=6.4e10)
+
+    @flow
+    def evening() -> Report:
+        return conclude(Report(jobs=(ever,)), "1 posted", failed=False)
+
+    left = Left(evening(return_state=True))
+    assert left.run.state is not None
+    assert left.run.state.is_completed()
+    assert "1 posted" in left.summary
+    assert len(left.summary) < 10_000
+
+
+def test_a_run_with_subflows_has_the_sentence_of_each(tikmatrix: TikMatrix) -> None:
+    @flow
+    def evening() -> None:
+        warm_up(serials=PHONES[:1], tikmatrix=tikmatrix)
+        post(serials=PHONES, tikmatrix=tikmatrix)
+
+    left = Left(evening(return_state=True))
+    assert left.by_type["markdown"].description == "1 of 1 warmed up; 3 of 3 posted"
+    assert {row["script"] for row in left.rows} == {"account_warmup", "post"}

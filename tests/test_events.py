@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from prefect.events.worker import EventsWorker
 
 from flows.check_health import check_health
 from flows.post import post
+from flows.post_from_table import post_from_table
 from flows.warm_up import warm_up
 from tests.conftest import PHONES, StartSimulator, block_for
 from tests.real_worker import ROOT, until
@@ -328,3 +330,17 @@ def test_the_document_names_every_event() -> None:
         "connection": ("lost", "restored"),
     }
     assert documented == {f"{kind}.{word}" for kind, all_ in words.items() for word in all_}
+
+
+def test_a_failure_of_an_earlier_run_is_not_told_again(
+    prefect_address: str, simulator: Simulator, tikmatrix: TikMatrix, tmp_path: Path
+) -> None:
+    """Else a table with an old failure would look each night like a phone that keeps failing."""
+    table = tmp_path / "posts.csv"
+    table.write_text("phone,files\nphone-1,C:/a.mp4\nphone-2,C:/b.mp4\n", encoding="utf-8")
+    simulator.engine.fail_next(serial="phone-2")
+    told = []
+    for _ in range(3):
+        state = post_from_table(table, tikmatrix=tikmatrix, success="any", return_state=True)
+        told.append(names_of(events_of(prefect_address, state)).count("job.failed"))
+    assert told == [1, 0, 0]

@@ -223,6 +223,7 @@ def see_that_nothing_is_left(run: Run, tikmatrix: SimulatorProcess, called_at: f
     run.until_it_is("Cancelled")
     assert nothing_is_open(tikmatrix)
     run.until("the table shows it", lambda: {*run.table().statuses} <= {"failed", "gone"})
+    assert all(row["phone"] for row in run.table().rows), "also of jobs that are gone"
 
 
 def test_cancel_stops_what_threads_wait_for(

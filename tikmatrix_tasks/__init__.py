@@ -45,6 +45,7 @@ from tikmatrix_tasks.housekeeping import (
     find_orphans,
 )
 from tikmatrix_tasks.job_request import JobRequest
+from tikmatrix_tasks.job_table import natural
 from tikmatrix_tasks.jobs import (
     Account,
     Batch,
@@ -205,6 +206,7 @@ __all__ = [
     "list_accounts",
     "list_jobs",
     "look_at_health",
+    "natural",
     "pairs_that_completed",
     "phones_to_use",
     "plan_jobs",

@@ -113,8 +113,9 @@ def _make(
     for action in known.actions if known is not None else ():
         if isinstance(action, RunDeployment) and action.deployment_id == deployment_id:
             continue
-        if block_id is None or not isinstance(action, SendNotification):
-            actions.append(action)
+        if isinstance(action, SendNotification) and action.block_document_id == block_id:
+            continue
+        actions.append(action)
     if block_id is not None:
         actions.append(
             SendNotification(block_document_id=block_id, subject=wanted.name, body=wanted.tells)

@@ -199,12 +199,15 @@ def holds_headers(parameters: Mapping[str, Any]) -> bool:
     """Whether the header values of a block that is not saved stand in a run's parameters."""
     own_names = {*TikMatrix.model_fields, "block_type_slug"}
 
-    def holds(value: object) -> bool:
-        if isinstance(value, Mapping):
-            headers = value.get("headers") if own_names >= set(value) else None
-            return (isinstance(headers, Mapping) and bool(headers)) or any(
-                map(holds, value.values())
-            )
-        return isinstance(value, list) and any(map(holds, value))
+    def holds(value: object, name: str) -> bool:
+        if isinstance(value, list):
+            return any(holds(entry, name) for entry in value)
+        if not isinstance(value, Mapping):
+            return False
+        is_block = own_names >= set(value) and (name == "tikmatrix" or "base_url" in value)
+        headers = value.get("headers") if is_block else None
+        return (isinstance(headers, Mapping) and bool(headers)) or any(
+            holds(entry, str(key)) for key, entry in value.items()
+        )
 
-    return holds(parameters)
+    return holds(parameters, "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
@@ -67,12 +68,15 @@ class Board:
 
     def __init__(self, run: FlowRun) -> None:
         self.run = run
+        self.attempt = run.run_count  # Prefect changes the object of the run
         self.rows: dict[Key, Row] = {}
         self.began: dict[int, datetime] = {}
         """When jobs were first seen running."""
         self.decisions: dict[str, None] = {}
+        self._looked_back = False
         self._flow_name = ""
         self._deployment_name: str | None = None
+        self._of_subflows: list[str] = []  # their sentences
         self._by_account = False
         self._expected_jobs = 0
         self._expected_seconds: dict[int, float] = {}
@@ -80,7 +84,7 @@ class Board:
         self._tags: set[str] = set()
         self._looks: list[LastLook] = []
         self._silent_since: datetime | None = None
-        self._as_of = _now()
+        self._as_of: datetime | None = None
         self._changed = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
@@ -90,9 +94,19 @@ class Board:
         """The run is going to have so many jobs in all, also those that are not created yet."""
         self._expected_jobs = jobs
 
-    def saw(self, jobs: Sequence[JobReport], *, by_account: bool = False) -> None:
-        """That jobs stand like this now."""
+    def begin_again(self, run: FlowRun) -> None:
+        """The run is tried again: what its last attempt did not begin, this one may."""
+        self.run, self.attempt = run, run.run_count
+        self.rows = {key: row for key, row in self.rows.items() if row.job is not None}
+        self._of_subflows.clear()
+
+    def saw(
+        self, jobs: Sequence[JobReport], *, by_account: bool = False, looked: bool = False
+    ) -> None:
+        """That jobs stand like this now; `looked` where somebody did so outside a wait."""
         now = _now()
+        if looked:
+            self._as_of = now
         for job in jobs:
             key = _key(job)
             before, row = self.rows.get(key), Row.of(job, now, by_account=by_account)
@@ -100,8 +114,8 @@ class Board:
                 continue  # another wait begins; what was known stays
             if before is not None:
                 row = _after(before, row)
-            if job.job_id is not None and row.status is Outcome.RUNNING:
-                self.began[job.job_id] = row.since
+            if row.job is not None and row.status is Outcome.RUNNING:
+                self.began[row.job] = row.since
             self.rows[key] = row
         self._changed.set()
 
@@ -135,8 +149,16 @@ class Board:
         """Write what is known now."""
         await self._in_time(self._write_jobs)
 
-    async def conclude(self, report: Report, sentence: str) -> None:
-        """Write what the report of a run that ends adds to the table, and its summary."""
+    async def conclude(self, report: Report, sentence: str, flow_run_id: UUID) -> None:
+        """Write what the report of a run that ends adds to the table, and its summary.
+
+        Of a run with subflows that conclude, the summary has the sentence of each, until it
+        concludes itself.
+        """
+        if flow_run_id != self.run.id:
+            self._of_subflows.append(sentence)
+            sentence = "; ".join(self._of_subflows)
+        self._expected_jobs = 0  # what was held back is no more to come
         without_id = [job for job in report.jobs if job.job_id is None and not job.earlier]
         if self.rows:
             self.saw(without_id, by_account=self._by_account)
@@ -146,15 +168,20 @@ class Board:
             row = Row.of(job, _now(), by_account=self._by_account)
             rows.setdefault(_key(job), row)
         if rows:
-            text = summary(
-                sentence,
-                list(rows.values()),
-                decisions=self.decisions,
-                began=self.began,
-                started=self.run.start_time,
-                now=_now(),
-            )
-            await self._in_time(lambda it: self._put(it, SUMMARY, "markdown", text, sentence))
+            await self._in_time(partial(self._write_summary, sentence, list(rows.values())))
+
+    async def _write_summary(
+        self, sentence: str, rows: Sequence[Row], prefect: PrefectClient
+    ) -> None:
+        text = summary(
+            sentence,
+            rows,
+            decisions=self.decisions,
+            began=self.began,
+            started=self.run.start_time,
+            now=_now(),
+        )
+        await self._put(prefect, SUMMARY, "markdown", text, sentence)
 
     async def _in_time(self, write: Write) -> None:
         writing = asyncio.ensure_future(self._without_harm(write))
@@ -168,7 +195,7 @@ class Board:
         async with self._lock:
             try:
                 async with get_client() as prefect:
-                    if not self._flow_name:
+                    if not self._looked_back:
                         await self._look_back(prefect)
                     await write(prefect)
             except Exception as err:
@@ -197,7 +224,7 @@ class Board:
     def _note_look(self, last_look: LastLook) -> None:
         seen = last_look()
         if seen is not None:
-            self._as_of = max(self._as_of, seen)
+            self._as_of = max(self._as_of or seen, seen)
 
     async def _write_jobs(self, prefect: PrefectClient) -> None:
         self._changed.clear()
@@ -258,19 +285,24 @@ class Board:
             kind = kind_of[artifact.key or ""]
             self._artifacts[kind] = artifact.id
             if kind == TABLE:
-                self._take_over(json.loads(str(artifact.data)))
+                self._take_over(json.loads(str(artifact.data)), artifact.description or "")
+        self._looked_back = True
 
-    def _take_over(self, cells: Iterable[dict[str, Any]]) -> None:
-        known: dict[Key, Row] = {}
+    def _take_over(self, cells: Iterable[dict[str, Any]], description: str) -> None:
+        """Go on with the rows of an earlier attempt. What it did not begin, this one may."""
+        now_known, self.rows = self.rows, {}
         for row in filter(None, map(Row.read, cells)):
-            owner = None if row.job is not None else row.phone or row.account
-            known[row.job, row.script, owner] = row
-        for key, row in self.rows.items():
-            before = known.get(key)
-            if before is not None and row.status in (before.status, Outcome.UNKNOWN):
-                row = before
-            known[key] = row
-        self.rows = known
+            if row.job is not None:
+                self.rows[row.job, None, None] = row
+                if row.status is Outcome.RUNNING:
+                    self.began.setdefault(row.job, row.since)
+        for key, row in now_known.items():
+            before = self.rows.get(key)
+            if before is None or row.status is not Outcome.UNKNOWN:
+                self.rows[key] = row if before is None else _after(before, row)
+        found = re.search(r"as of (\S+ \S+) UTC", description)
+        if found and self._as_of is None:
+            self._as_of = datetime.fromisoformat(found[1]).replace(tzinfo=timezone.utc)
 
     async def _tag(self, prefect: PrefectClient) -> None:
         """Let runs be found by their scripts, and by what started them."""
@@ -315,19 +347,39 @@ class Board:
             parts.append(f"running: {', '.join(running[:MOST_NAMED])}{more}")
         if self._silent_since is not None:
             parts.append(f"TikMatrix has given no answer since {self._silent_since:%H:%M:%S} UTC")
-        parts.append(f"as of {self._as_of:%Y-%m-%d %H:%M:%S} UTC")
+        seen = "not looked at yet"
+        if self._as_of is not None:
+            seen = f"as of {self._as_of:%Y-%m-%d %H:%M:%S} UTC"
+        parts.append(seen)
         return "; ".join(parts)
 
 
 def _after(before: Row, row: Row) -> Row:
-    """What is known of a job now; a job that is gone tells no more whose it was."""
-    known = {name: value for name, value in row if value is not None}
-    since = before.since if before.status is row.status else row.since
-    return before.model_copy(update=known | {"since": since})
+    """What is known of a job now. One that is gone tells no more whose it was, or why."""
+    if row.status is Outcome.GONE:
+        if before.status is Outcome.COMPLETED:
+            return before
+        return before.model_copy(
+            update={
+                "status": row.status,
+                "since": before.since if before.status is row.status else row.since,
+            }
+        )
+    return row.model_copy(
+        update={
+            "phone": row.phone or before.phone,
+            "account": row.account or before.account,
+            "script": row.script or before.script,
+            "since": before.since if before.status is row.status else row.since,
+        }
+    )
 
 
 def _key(job: JobReport) -> Key:
-    return (job.job_id, job.script_name, None if job.job_id is not None else job.owner)
+    """A job that exists is known by its id: what else is told of it may come later."""
+    if job.job_id is not None:
+        return (job.job_id, None, None)
+    return (None, job.script_name, job.owner)
 
 
 def _origin(run: FlowRun) -> str:
@@ -350,7 +402,10 @@ _boards: dict[UUID, Board] = {}
 
 def board_of(run: FlowRun) -> Board:
     """The board of a flow run in this process. For one event loop only."""
-    return _boards.setdefault(run.id, Board(run))
+    board = _boards.setdefault(run.id, Board(run))
+    if run.run_count != board.attempt:
+        board.begin_again(run)
+    return board
 
 
 class Shown(NamedTuple):

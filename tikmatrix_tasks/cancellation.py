@@ -130,13 +130,17 @@ async def _stop_all(
                     on_stopped=feed.stopped,
                 )
                 _tell_what_stopped(stopped, tell)
+            except TikMatrixError as err:
+                tell(f"Jobs of {submitted.key} may go on, they could not be stopped: {err}")
+            try:
                 if submitted.batch is not None:
                     board.saw(
                         await reports_on(client, submitted.batch),
                         by_account=submitted.batch.by_account,
+                        looked=True,
                     )
             except TikMatrixError as err:
-                tell(f"Jobs of {submitted.key} may go on, they could not be stopped: {err}")
+                tell(f"What became of the jobs is not shown in the table: {err}")
     if board.rows:
         await board.write()
 

@@ -380,6 +380,7 @@ class _Each:
         return Batch(
             job_ids=tuple(job_id for batch in batches for job_id in batch.job_ids),
             script_name=batches[0].script_name if batches else None,
+            created_at=max(filter(None, (batch.created_at for batch in batches)), default=None),
             start_time=max((batch.start_time or "" for batch in batches), default="") or None,
         )
 

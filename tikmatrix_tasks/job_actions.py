@@ -80,7 +80,9 @@ async def stop(
                 still_open.append(job_id)
                 continue
             if job_id in asked:
-                on_stopped(asked.pop(job_id))
+                job = asked.pop(job_id)
+                if status is not JobStatus.COMPLETED:  # it was faster
+                    on_stopped(job)
             if status is not JobStatus.FAILED or now() >= watched_until:
                 watched.remove(job_id)
         if failure is not None:

@@ -18,6 +18,7 @@ from tikmatrix_tasks.jobs import JobReport, Outcome
 TABLE = "tikmatrix-jobs"
 PROGRESS = "tikmatrix-progress"
 SUMMARY = "tikmatrix-summary"
+_LONGEST = timedelta(days=30)
 _RANK = {Outcome.RUNNING: 1, Outcome.PENDING: 2, Outcome.COMPLETED: 3}
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
@@ -64,7 +65,7 @@ class Row(BaseModel):
             job=job.job_id,
             status=job.outcome,
             since=since,
-            duration=None if job.seconds is None else timedelta(seconds=job.seconds),
+            duration=_believable(job.seconds),
             retries=job.retry_count,
             remark=job.remark,
         )
@@ -103,7 +104,14 @@ def worst_first(rows: Iterable[Row]) -> list[Row]:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """A sorting key by which `phone-2` goes before `phone-10`."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _believable(seconds: float | None) -> timedelta | None:
+    """None also for a time since the year 1, which is what some programs write for none."""
+    if seconds is None or not 0 <= seconds <= _LONGEST.total_seconds():
+        return None
+    return timedelta(seconds=seconds)
 
 
 def in_hours(duration: timedelta) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -97,9 +98,9 @@ def conclude(report: Report, sentence: str, *, failed: bool) -> Report:
     Return what this returns. Prefect unwraps it: the caller of the flow gets the report, or
     `JobsFailed` with the report when the run failed.
     """
-    run = outermost_run()
-    if run is not None:
-        run_blocking(board_of(run).conclude(report, sentence))
+    run, context = outermost_run(), FlowRunContext.get()
+    if run is not None and context is not None and context.flow_run is not None:
+        run_blocking(board_of(run).conclude(report, sentence, context.flow_run.id))
     state: State[Any] = (
         Failed(message=sentence, data=JobsFailed(sentence, report))
         if failed

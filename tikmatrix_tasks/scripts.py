@@ -620,6 +620,8 @@ def _texts_in(value: object) -> list[str]:
 
 def _public_names() -> set[str]:
     names = {"username", "usernames", "serial", "serials", "target_user", "target_post_url"}
+    # What a row may hold of the phone and its account, as the accounts endpoint names it.
+    names |= {"platform", "packagename", "package_name", "device", "device_name", "email"}
     for model in (Post, Follow, Unfollow, Comment, AccountWarmup, ChatGPT):
         shown = set(model.model_fields) - {*model.private, "api_key_block", "chatgpt_settings"}
         names |= {model.api_names.get(name, name) for name in shown}

@@ -76,9 +76,9 @@ class Server:
         return found
 
     def forget_automations(self) -> None:
-        for automation in self.automations():
-            url = f"{self.address}/api/automations/{automation['id']}"
-            httpx.delete(url, timeout=30, trust_env=False).raise_for_status()
+        with get_client(sync_client=True) as prefect:  # it asks again when the database is locked
+            for automation in self.automations():
+                prefect.delete_automation(UUID(automation["id"]))
 
     def looks(self, at: str) -> list[FlowRun]:
         """The runs of check-health that automations asked for, and that speak of this."""

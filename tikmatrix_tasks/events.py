@@ -87,7 +87,11 @@ def _emit(
             "tikmatrix.flow": flow_name,
         },
         related=[
-            {"prefect.resource.id": f"tikmatrix.{role}.{owner}", "prefect.resource.role": role}
+            {
+                "prefect.resource.id": f"tikmatrix.{role}.{owner}",
+                "prefect.resource.role": role,
+                "prefect.resource.name": owner,
+            }
             for owner in owners[:MOST_RELATED]
         ],
         payload={

@@ -15,7 +15,7 @@ up down: .venv/.installed
 # Most tests wait for processes to start, so more of them run side by side than there are cores. Those
 # that kill processes and count the seconds until others have noticed have the machine to themselves.
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/test_real_crashes.py
+	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore tests/test_real_crashes.py
 	$(BIN)/python -m pytest tests/test_real_crashes.py
 
 # Takes a Chromium of this machine, and takes the pictures in docs/images again.

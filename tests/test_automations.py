@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -30,6 +28,7 @@ from tests.conftest import HOME, StartSimulator, block_for
 from tests.odd_server import OddServer
 from tests.real_worker import ROOT, until
 from tests.test_command import command
+from tests.test_deployment import prefect
 from tests.test_tasks import quick
 from tikmatrix_tasks import Post, TikMatrix, check_license, submit_jobs, wait_for_jobs
 from tikmatrix_tasks.local_server import free_port, quiet_environment
@@ -57,16 +56,7 @@ class Server:
         }
 
     def prefect(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=150,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        prefect(self.environment, "--no-prompt", *arguments)
 
     def automations(self) -> list[dict[str, Any]]:
         answer = httpx.post(

@@ -37,7 +37,7 @@ from tikmatrix_tasks.job_table import (
     natural,
     worst_first,
 )
-from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
+from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report, tell_names
 from tikmatrix_tasks.runs import outermost_run
 from tikmatrix_tasks.summary import summary
 
@@ -343,8 +343,7 @@ class Board:
         parts = [", ".join(told)]
         running = sorted((row.owner for row in by_status.get(Outcome.RUNNING, ())), key=natural)
         if running:
-            more = f" and {len(running) - MOST_NAMED} more" if len(running) > MOST_NAMED else ""
-            parts.append(f"running: {', '.join(running[:MOST_NAMED])}{more}")
+            parts.append(f"running: {tell_names(running, MOST_NAMED)}")
         if self._silent_since is not None:
             parts.append(f"TikMatrix has given no answer since {self._silent_since:%H:%M:%S} UTC")
         seen = "not looked at yet"

@@ -28,7 +28,7 @@ from tikmatrix_tasks.errors import (
 from tikmatrix_tasks.guards import exclusive_phones as phones_alone
 from tikmatrix_tasks.guards import phones_to_use
 from tikmatrix_tasks.job_request import JobRequest, is_past
-from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report
+from tikmatrix_tasks.jobs import Batch, JobReport, Outcome, Report, first_few
 from tikmatrix_tasks.ledger import Kept
 from tikmatrix_tasks.observability import conclude, report_of
 from tikmatrix_tasks.runs import outermost_run
@@ -195,9 +195,7 @@ def tell_each(report: Report, done: str) -> str:
     first = [done, f"already {done}"]
     words = [*first, *sorted(word for word in counts if word not in first)]
     told = ", ".join(f"{counts[word]} {word}" for word in words if word == done or counts[word])
-    bad = report.not_completed
-    more = [f"and {len(bad) - MOST_REASONS} more"] if len(bad) > MOST_REASONS else []
-    return "; ".join([told, *map(str, bad[:MOST_REASONS]), *more])
+    return "; ".join([told, *first_few(report.not_completed, MOST_REASONS)])
 
 
 def _word(job: JobReport, done: str) -> str:

@@ -24,7 +24,7 @@ from tikmatrix_tasks.background import run_blocking
 from tikmatrix_tasks.block import TikMatrix
 from tikmatrix_tasks.client import TikMatrixClient
 from tikmatrix_tasks.errors import InvalidRequest
-from tikmatrix_tasks.jobs import Batch, Job, JobReport, JobStatus, Outcome
+from tikmatrix_tasks.jobs import Batch, Job, JobReport, JobStatus, Outcome, first_few
 from tikmatrix_tasks.ledger import Submitted, claim
 from tikmatrix_tasks.records import OwnJob, Records, read_records
 from tikmatrix_tasks.runs import outermost_run, place_of
@@ -62,10 +62,7 @@ class Selection(BaseModel):
     @property
     def named(self) -> str:
         """`phone-2: post failed (no signal); and 3 more`."""
-        more = len(self.jobs) - MOST_NAMED
-        return "; ".join(
-            [*map(str, self.jobs[:MOST_NAMED]), *([f"and {more} more"] if more > 0 else [])]
-        )
+        return "; ".join(first_few(self.jobs, MOST_NAMED))
 
     @property
     def notes(self) -> str:

@@ -7,7 +7,7 @@ are required of a row, because no API page promises more (the rest is what its o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import Enum, IntEnum
 from typing import Annotated, Any, ClassVar
@@ -258,6 +258,18 @@ def tell_ids(job_ids: Iterable[int]) -> str:
     return ", ".join(
         f"{row[0]}-{row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows
     )
+
+
+def first_few(things: Sequence[object], most: int) -> list[str]:
+    """The first of them as text and, where there are others, how many: `and 3 more`."""
+    more = len(things) - most
+    return [*map(str, things[:most]), *([f"and {more} more"] if more > 0 else [])]
+
+
+def tell_names(names: Sequence[str], most: int) -> str:
+    """`phone-1, phone-2 and 3 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class Outcome(str, Enum):

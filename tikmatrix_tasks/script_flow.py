@@ -10,7 +10,7 @@ from tikmatrix_tasks.errors import EndedBadly, TikMatrixUnreachable
 from tikmatrix_tasks.events import announce_ended
 from tikmatrix_tasks.guards import exclusive_phones as phones_alone
 from tikmatrix_tasks.guards import phones_to_use, reason_to_skip, skip
-from tikmatrix_tasks.jobs import JobReport, Outcome, Report
+from tikmatrix_tasks.jobs import JobReport, Outcome, Report, first_few
 from tikmatrix_tasks.observability import conclude, count_of
 from tikmatrix_tasks.scripts import Script
 from tikmatrix_tasks.tasks import check_license, plan_jobs, submit_jobs, wait_for_jobs
@@ -102,8 +102,7 @@ def _sentence(script: Script, report: Report) -> str:
     done = DONE.get(script.name)
     told = f"{len(report.completed)} of {len(report.jobs)} {done or 'completed'}"
     bad = report.not_completed
-    more = [f"and {len(bad) - MOST_REASONS} more"] if len(bad) > MOST_REASONS else []
-    whole = "; ".join([told, *map(_became, bad[:MOST_REASONS]), *more])
+    whole = "; ".join([told, *first_few([*map(_became, bad)], MOST_REASONS)])
     return whole if done else f"{script.name}: {whole}"
 
 

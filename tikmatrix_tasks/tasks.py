@@ -231,7 +231,7 @@ async def _submit_jobs(
     )
     if once_key is not None and not once_key.strip():
         raise InvalidRequest("once_key", "is empty")
-    logger = get_run_logger()
+    logger, feed = get_run_logger(), Feed.here(settings.base_url)
     ledger = _ledger(tikmatrix)
     async with AsyncExitStack() as held:
         if ledger is not None and once_key is not None:
@@ -241,7 +241,7 @@ async def _submit_jobs(
                 return kept
         client = await held.enter_async_context(block.get_client())
         await held.enter_async_context(_turn(settings.base_url))
-        with telling(Feed.here(settings.base_url)):
+        with telling(feed):
             batch = await submission.submit(
                 client,
                 request,
@@ -255,7 +255,7 @@ async def _submit_jobs(
             )
         if ledger is not None:
             await ledger.write_batch(batch)
-    Feed.here(settings.base_url).submitted(batch)
+    feed.submitted(batch)
     logger.info("Submitted %s: jobs %s", request, tell_ids(batch.job_ids) or "none")
     if batch.expected_jobs is not None and len(batch.job_ids) < batch.expected_jobs:
         logger.warning("TikMatrix created %d of %d jobs", len(batch.job_ids), batch.expected_jobs)

@@ -18,7 +18,16 @@ from tikmatrix_tasks.errors import (
     TikMatrixUnreachable,
     WaitTimedOut,
 )
-from tikmatrix_tasks.jobs import Batch, Job, JobReport, JobStatus, Outcome, Report, tell_ids
+from tikmatrix_tasks.jobs import (
+    Batch,
+    Job,
+    JobReport,
+    JobStatus,
+    Outcome,
+    Report,
+    tell_ids,
+    tell_names,
+)
 from tikmatrix_tasks.retries import may_retry
 from tikmatrix_tasks.rows import NEW_JOB_GRACE_SECONDS, owner_of
 from tikmatrix_tasks.tracker import Look
@@ -374,6 +383,5 @@ def _sentences(jobs: Sequence[JobReport]) -> list[str]:
     if len(jobs) <= _TOLD_APART:
         return [f"{job} [job {job.job_id}]" for job in jobs]
     owners = list(dict.fromkeys(job.owner or f"job {job.job_id}" for job in jobs))
-    more = f" and {len(owners) - _NAMED} more" if len(owners) > _NAMED else ""
     ids = tell_ids(job.job_id for job in jobs if job.job_id is not None)
-    return [f"{jobs[0].what} on {', '.join(owners[:_NAMED])}{more} [jobs {ids}]"]
+    return [f"{jobs[0].what} on {tell_names(owners, _NAMED)} [jobs {ids}]"]
